@@ -23,6 +23,7 @@ from urllib3.util.connection import create_connection
 from skyfed.core import errors
 from skyfed.core.errors import Forbidden, Invalid, SkyfedError, TimedOut, TooLarge, Unavailable
 from skyfed.core.text import one_line, shown
+from skyfed.core.unixpath import short
 
 DEFAULT_DEADLINE = 30.0
 DEFAULT_MAX_BYTES = 16 << 20
@@ -358,7 +359,8 @@ class _UnixConnection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(_current.get().deadline)
-        sock.connect(str(self.path))
+        with short(self.path) as name:
+            sock.connect(name)
         return sock
 
     def getresponse(self) -> Any:
