@@ -25,7 +25,9 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = Path("bans.txt")
     crls: Annotated[
         Literal["if_present", "require", "ignore"],
-        setting("Whether a CA without a CRL is accepted (if_present), refused (require), or CRLs are not read (ignore)."),
+        setting(
+            "Whether a CA without a CRL is accepted (if_present), refused (require), or CRLs are not read (ignore)."
+        ),
     ] = "if_present"
 
 
@@ -43,7 +45,7 @@ class Outbound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     allow: Annotated[
         tuple[str, ...],
-        setting("Private networks (CIDR) that URLs from outside, such as image locations, may point into. Public ones always may."),
+        setting("Private networks (CIDR) that URLs from outside, such as image locations, may point into."),
     ] = ()
 
 
@@ -85,7 +87,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     outbound: Outbound = Outbound()
     log: Log = Log()
     processes: Annotated[
-        dict[str, tuple[str, ...]], setting("Process name = the services it runs. One process a service, or several in one.")
+        dict[str, tuple[str, ...]],
+        setting("Process name = the services it runs. One process a service, or several in one."),
     ]
     services: dict[str, ServiceConfig]
 
@@ -152,7 +155,7 @@ class Node:
         longest = max((len(str(self.run / f"{s}.sock")) for s in placed), default=0)
         if longest > MAX_SOCKET_PATH:
             raise Invalid(
-                f"{self.directory} is too deep in the file system: its unix sockets would have paths of {longest} bytes, "
+                f"{self.directory} is too deep: its unix sockets would have paths of {longest} bytes, "
                 f"{MAX_SOCKET_PATH} is the kernel's limit; use a shorter directory",
                 code="path_too_long",
             )

@@ -50,7 +50,7 @@ class Supervised:
         self.ready = asyncio.Event()
         self.state = ProcessState(process=process, state="stopped")
         self._child: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -64,7 +64,7 @@ class Supervised:
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL after STOP_SECONDS; returns when it is gone."""
-        self._stopping = True
+        self._stopping.set()
         if self._child is not None and self._child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._child.terminate()
@@ -81,10 +81,10 @@ class Supervised:
 
     async def _keep(self) -> None:
         failures = 0
-        while not self._stopping:
+        while not self._stopping.is_set():
             began = time.monotonic()
             exit_text = await self._run_once()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             failures = 0 if time.monotonic() - began > WELL_SECONDS else failures + 1
             pause = min(LAST_RESTART_SECONDS, FIRST_RESTART_SECONDS * 2.0 ** min(failures, 10))
