@@ -6,10 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 
-def emit(
-    name: str, value: float, unit: str, peer: str | None = None, peer_value: float | None = None
-) -> None:
-    """Print one figure. `ratio` is value / peer_value; the peer fields are null where no peer was measured in this run."""
+def emit(name: str, value: float, unit: str, peer: str | None = None, peer_value: float | None = None) -> None:
+    """Print one figure. `ratio` is value / peer_value; the peer fields are null where this run measured no peer."""
     ratio = round(value / peer_value, 4) if peer_value else None
     line = {
         "name": name,
@@ -28,7 +26,7 @@ def progress(text: str) -> None:
 
 
 def interleaved(rounds: int, *measures: Callable[[], float]) -> list[float]:
-    """Run the measures in turn, `rounds` times, and give the median of each: what else the machine does hits all alike."""
+    """Run the measures in turn, `rounds` times; the median of each. What else the machine does hits all alike."""
     samples: list[list[float]] = [[] for _ in measures]
     for number in range(rounds):
         # Every other round runs backwards, so that none is always the one after a pause.

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from skyfed.core.errors import Unavailable
+from skyfed.web.errors import Render, render
+from skyfed.web.guard import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from skyfed.core.http import Client
     from skyfed.core.tasks import Supervisor
     from skyfed.identity.judge import Judge
-    from skyfed.pki.anchors import TrustStore
+    from skyfed.pki.trust import TrustStore
 
 Role = Literal["federation", "site"]
 Public = Callable[["Scope"], bool]
@@ -44,10 +46,11 @@ class HostCredential:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """Everything a service may count on. One value a service: `data` is its own directory, `tasks` its own supervisor.
+    """Everything a service may count on. One value a service.
 
-    `site` is the site's registry name, "" on a federation node. `run` holds the node's unix sockets. `compute` is the site's
-    compute service in the process that runs it, else None; take it with `require_compute`, which gives it its type.
+    `site` is the site's registry name, "" on a federation node. `data` is the service's own directory, `tasks` its own
+    supervisor, `run` holds the node's unix sockets. `compute` is the site's compute service in the process that runs
+    it, else None; take it with `require_compute`, which gives it its type.
     """
 
     node: str
@@ -67,13 +70,13 @@ class Runtime:
     compute: object | None = None
 
     def require_compute(self, kind: type[Service]) -> Service:
-        """The compute service, as `kind`. Raises Unavailable (`no_compute`) in a process that does not run one.
+        """The compute service, as `kind`. Raises Unavailable (`no_compute`) where this process does not run it.
 
         It is an `object` here because `compute` stands above `web`; the areas above both name the type.
         """
         if not isinstance(self.compute, kind):
             raise Unavailable(
-                f"service '{self.service}' stands on the compute service; put both in one process of node '{self.node}'",
+                f"service '{self.service}' stands on compute; put both in one process of node '{self.node}'",
                 code="no_compute",
             )
         return self.compute
@@ -103,16 +106,19 @@ async def healthy() -> Health:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """A wired service. The node serves `app` on the runtime's listener behind the guard and the verdict, and `admin` on
-    `run/<service>.sock`.
+    """A wired service. The node serves `app` on the runtime's listener behind the guard and the verdict, and `admin`
+    on `run/<service>.sock`.
 
-    `app` is None where the service has a stream listener of its own, opened by `start` (the attribute authority), or none at
-    all. `public` says which requests may pass without an accepted credential. `start` runs before the first request;
-    `stop` after the last one, once, also after a failed `start`.
+    `app` is None where the service has a stream listener of its own, opened by `start` (the attribute authority), or
+    none at all. `public` says which requests may pass without an accepted credential. `limits` bounds what a request
+    may cost. `render` gives errors and refusals the protocol's form, where it has one. `start` runs before the first
+    request; `stop` after the last one, once, also after a failed `start`.
     """
 
     app: ASGIApp | None = None
     public: Public = nothing_public
+    limits: Limits = field(default_factory=Limits)
+    render: Render = render
     admin: Sequence[BaseRoute] = field(default=())
     start: Callable[[], Awaitable[None]] = nothing_to_do
     stop: Callable[[], Awaitable[None]] = nothing_to_do
