@@ -1,8 +1,8 @@
 """Fully qualified attribute names: `/vo/group/Role=role`, what VOMS says about a member.
 
-Two spellings mean the same: the long form always has `/Role=` and `/Capability=` (`NULL` where there is none) and is
-what attribute authorities issue and accounting records carry; the short form drops what is NULL. Capability is dead: it is
-read and ignored.
+Two spellings mean the same: the long form always has `/Role=` and `/Capability=` (`NULL` where there is
+none) and is what attribute authorities issue and accounting records carry; the short form drops what is
+NULL. Capability is dead: it is read and ignored.
 """
 
 import re
@@ -30,7 +30,7 @@ class Fqan(msgspec.Struct, frozen=True, order=True):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read either spelling. Raises Invalid (`fqan`) when the text is not `/vo[/group…][/Role=r][/Capability=c]`."""
+        """Read either spelling, `/vo[/group…][/Role=r][/Capability=c]`. Raises Invalid (`fqan`)."""
         match = _FQAN.fullmatch(text) if len(text) <= MAX_FQAN_LENGTH else None
         if match is None or any(part in {".", ".."} for part in match["group"].split("/")):
             raise Invalid(f"{shown(text)} is not an FQAN; right is '/vo/group/Role=role'", code="fqan")
@@ -54,6 +54,6 @@ class Fqan(msgspec.Struct, frozen=True, order=True):
 
 
 def matches(pattern: str, fqan: Fqan) -> bool:
-    """Whether the short form of `fqan` fits `pattern`: an FQAN in either spelling, or a glob (`/vo/*`, `*` crosses `/`)."""
+    """Whether `fqan` fits `pattern`: an FQAN in either spelling, or a glob over the short form."""
     plain = pattern.removesuffix("/Capability=NULL").removesuffix("/Role=NULL")
     return fnmatchcase(fqan.short, plain)

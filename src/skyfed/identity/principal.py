@@ -9,7 +9,7 @@ CredentialKind = Literal["certificate", "proxy", "legacy-proxy"]
 
 
 class Membership(msgspec.Struct, frozen=True):
-    """What one verified attribute certificate says: a VO and the FQANs issued, long form, in the order issued."""
+    """What a verified attribute certificate says: a VO and its FQANs, long form, in the order issued."""
 
     vo: str
     fqans: tuple[str, ...]
@@ -18,10 +18,11 @@ class Membership(msgspec.Struct, frozen=True):
 class Principal(msgspec.Struct, frozen=True):
     """An authenticated person, robot or host.
 
-    `subject` and `issuer` are the end-entity certificate's names in OpenSSL one-line form (`/DC=org/CN=Alice`), never a
-    proxy's. `vos` holds verified memberships only, the attribute certificate nearest to the leaf first. `limited`: the
-    chain has a limited proxy, which may not start machines. `not_after` is the earliest end of anything in the
-    credential. `fingerprint` is the SHA-256 (lower-case hex) of the end-entity certificate.
+    `subject` and `issuer` are the end-entity certificate's names in OpenSSL one-line form
+    (`/DC=org/CN=Alice`), never a proxy's. `vos` holds verified memberships only, the attribute certificate
+    nearest to the leaf first. `limited`: the chain has a limited proxy, which may not start machines.
+    `not_after` is the earliest end of any certificate in the chain. `fingerprint` is the SHA-256 (lower-case
+    hex) of the end-entity certificate.
     """
 
     subject: str

@@ -1,23 +1,11 @@
-"""What the judge found out about a credential: one value for TLS peers, files, `skyfed proxy explain` and logs."""
+"""What the judge found out about a credential: one value for TLS peers, files, `proxy explain` and logs."""
 
 from datetime import datetime
-from typing import Literal
 
 import msgspec
 
 from skyfed.identity.principal import Principal
-
-Level = Literal["error", "warning", "info"]
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing found. `code` is stable and machine-readable, `where` names the part of the credential it is about
-    (`proxy 0`, `certificate`, `ac testvo`, `chain`)."""
-
-    code: str
-    message: str
-    level: Level = "error"
-    where: str = ""
+from skyfed.pki.findings import Finding
 
 
 class AcVerdict(msgspec.Struct, frozen=True):
@@ -44,8 +32,9 @@ class AcVerdict(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True):
     """The judgement of one credential. `principal` is there exactly when it is accepted.
 
-    `findings` are about the chain and the bans. `acs` are judged apart: a bad attribute certificate takes the VO's rights
-    away, not the identity. `subject` is the end-entity name as claimed, for logs, also of refused credentials.
+    `findings` are about the chain and the bans. `acs` are judged apart: a bad attribute certificate takes the
+    VO's rights away, not the identity. `subject` is the end-entity name as claimed, for logs, also of refused
+    credentials.
     """
 
     principal: Principal | None
@@ -65,5 +54,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def vo_reason(self) -> Finding | None:
-        """Why the credential gives no rights in (some) VO although it authenticates: the first bad AC's reason."""
+        """Why an accepted credential gives no rights in a VO it names: the first bad AC's reason."""
         return next((ac.reason for ac in self.acs if ac.reason is not None), None)
+
+
+__all__ = ["AcVerdict", "Finding", "Verdict"]
