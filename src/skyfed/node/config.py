@@ -9,10 +9,10 @@ import msgspec
 from skyfed.core.errors import Invalid, NotFound
 from skyfed.core.settings import convert, read_toml, setting
 from skyfed.core.text import shown
+from skyfed.identity.judge import JudgeSettings
+from skyfed.pki.trust import TrustSettings
 
 FILE_NAME = "node.toml"
-# sockaddr_un holds 108 bytes with the final NUL; `engine.sock` is the longest name below `run`.
-MAX_SOCKET_PATH = 107
 
 
 class Trust(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,12 +23,8 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     bans: Annotated[
         Path, setting("File of banned DNs and FQANs, one pattern a line; effective within a second of a change.")
     ] = Path("bans.txt")
-    crls: Annotated[
-        Literal["if_present", "require", "ignore"],
-        setting(
-            "Whether a CA without a CRL is accepted (if_present), refused (require), or CRLs are not read (ignore)."
-        ),
-    ] = "if_present"
+    rules: TrustSettings = TrustSettings()
+    judge: JudgeSettings = JudgeSettings()
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,13 +148,6 @@ class Node:
         _refuse(path, "services", set(self.config.services) - set(placed), "stand in no process")
         if self.config.node.role == "site" and not self.config.node.site:
             raise Invalid(f"{path}: node.site: a site needs its registry name", code="settings_value")
-        longest = max((len(str(self.run / f"{s}.sock")) for s in placed), default=0)
-        if longest > MAX_SOCKET_PATH:
-            raise Invalid(
-                f"{self.directory} is too deep: its unix sockets would have paths of {longest} bytes, "
-                f"{MAX_SOCKET_PATH} is the kernel's limit; use a shorter directory",
-                code="path_too_long",
-            )
 
 
 def _refuse(path: Path, key: str, names: set[str], why: str) -> None:

@@ -1,14 +1,13 @@
 """What `skyfed status` shows: each process as its supervisor notes it, each service as it says itself."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from skyfed.core.errors import NotFound, SkyfedError
-from skyfed.core.http import admin_client
+from skyfed.core.errors import NotFound, SkyfedError, Unavailable
+from skyfed.core.http import AdminClient, admin_client
 from skyfed.core.text import one_line
 from skyfed.node.config import FILE_NAME, Node
 from skyfed.node.supervisor import ProcessState, read_states
@@ -63,6 +62,21 @@ def node_status(node: Node) -> Iterator[ServiceStatus]:
         yield _ask(node, service, states[process])
 
 
+class _Health(msgspec.Struct, frozen=True):
+    ok: bool
+    detail: str = ""
+
+
+def _health(admin: AdminClient) -> _Health:
+    """What the service says of itself; its 503 is an answer too."""
+    try:
+        return msgspec.convert(admin.json("GET", "/health", deadline=ANSWER_SECONDS), _Health)
+    except Unavailable as error:
+        if error.code in ("service_down", "unreachable"):
+            raise
+        return _Health(False, error.message)
+
+
 def _ask(node: Node, service: str, state: ProcessState) -> ServiceStatus:
     listen = node.service(service).listen
     base = ServiceStatus(
@@ -76,15 +90,14 @@ def _ask(node: Node, service: str, state: ProcessState) -> ServiceStatus:
         last_error=state.last_exit,
     )
     try:
-        answer: Mapping[str, Any] = admin_client(node.directory, service).json(
-            "GET", "/status", deadline=ANSWER_SECONDS
-        )
-        tasks = msgspec.convert(answer.get("tasks", ()), tuple[TaskLine, ...])
+        admin = admin_client(node.directory, service)
+        health = _health(admin)
+        tasks = msgspec.convert(admin.json("GET", "/tasks", deadline=ANSWER_SECONDS), tuple[TaskLine, ...])
     except (SkyfedError, msgspec.ValidationError) as error:
         return msgspec.structs.replace(base, detail=one_line(str(error)))
     failing = [task for task in tasks if task.failures]
-    ok = bool(answer.get("ok")) and not failing
-    detail = str(answer.get("detail", ""))
+    ok = health.ok and not failing
+    detail = health.detail
     if failing:
         detail = "; ".join(filter(None, (detail, *(f"{task.name}: {task.last_error}" for task in failing))))
     latest = max((t for t in tasks if t.last_error_at), key=lambda t: t.last_error_at or t.since, default=None)
@@ -92,7 +105,6 @@ def _ask(node: Node, service: str, state: ProcessState) -> ServiceStatus:
         base,
         health="ok" if ok else "degraded",
         detail=one_line(detail),
-        since=str(answer.get("since", state.since)),
         last_error=one_line(f"{latest.name}: {latest.last_error}") if latest else state.last_exit,
         tasks=tasks,
     )

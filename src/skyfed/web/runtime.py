@@ -112,7 +112,8 @@ class Assembly:
     `app` is None where the service has a stream listener of its own, opened by `start` (the attribute authority), or
     none at all. `public` says which requests may pass without an accepted credential. `limits` bounds what a request
     may cost. `render` gives errors and refusals the protocol's form, where it has one. `start` runs before the first
-    request; `stop` after the last one, once, also after a failed `start`.
+    request; `stop` after the last one, once, also after a failed `start`. `offers` is what later services of the same
+    process may stand on (`Runtime.compute`).
     """
 
     app: ASGIApp | None = None
@@ -123,3 +124,4 @@ class Assembly:
     start: Callable[[], Awaitable[None]] = nothing_to_do
     stop: Callable[[], Awaitable[None]] = nothing_to_do
     health: Callable[[], Awaitable[Health]] = healthy
+    offers: object | None = None
