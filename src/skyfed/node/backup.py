@@ -6,12 +6,13 @@ in the archive: sockets, logs, pid files, partial downloads, and the disks of ma
 """
 
 import io
+import os
 import sqlite3
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -95,7 +96,7 @@ def restore(archive: Path, directory: Path, progress: Callable[[str], None] = la
             with tarfile.open(archive) as tar:
                 for member in tar:
                     progress(member.name)
-                    tar.extract(member, unpacked, filter="data")
+                    tar.extract(_harmless(member), unpacked)
             manifest = msgspec.json.decode((unpacked / MANIFEST).read_bytes(), type=Manifest)
         except (tarfile.TarError, OSError, EOFError, msgspec.DecodeError) as error:
             raise Invalid(f"{archive} is not a backup of a node: {error}", code="bad_archive") from error
@@ -118,12 +119,23 @@ def _kept(node: Node) -> Iterator[Path]:
             continue
         if "partial" in relative.parts or path.name.endswith((".part", "-wal", "-shm", "-journal")):
             continue
-        if path.is_symlink() or path.is_file() or path.is_dir():
+        if not path.is_symlink() and (path.is_file() or path.is_dir()):
             yield path
 
 
+def _harmless(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """A member that stays inside and is a file or directory of the node's own. Raises TarError."""
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or not (member.isreg() or member.isdir()):
+        raise tarfile.TarError(f"it holds {shown(member.name)}, which no backup of ours does")
+    # Debian 12's tarfile has no extraction filters yet: owner and special bits of the archive do not count.
+    member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
+    member.mode &= 0o755
+    return member
+
+
 def _is_sqlite(path: Path) -> bool:
-    if path.is_symlink() or not path.is_file():
+    if not path.is_file():
         return False
     with path.open("rb") as file:
         return file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC
