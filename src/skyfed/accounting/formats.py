@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from skyfed.accounting.model import NO_NAME, CloudRecord, CloudSummary, Remark
+from skyfed.accounting.model import NO_NAME, CloudRecord, CloudSummary, Remark, standard_key
 from skyfed.core.clock import epoch
 from skyfed.core.errors import Invalid, TooLarge
 from skyfed.core.text import shown
@@ -106,37 +106,17 @@ class _Field(NamedTuple):
 
 _TEXT = _text(255)
 _AMOUNT = _decimal(Decimal(0))  # CpuCount is unsigned
-_SCORE = _decimal(-_MOST)
-# In the order in which APEL writes them.
-_FIELDS = (
-    _Field("RecordCreateTime", "record_create_time", _instant),
-    _Field("VMUUID", "vm_uuid", _TEXT),
-    _Field("SiteName", "site_name", _TEXT),
-    _Field("CloudComputeService", "cloud_compute_service", _TEXT),
-    _Field("MachineName", "machine_name", _TEXT),
-    _Field("LocalUserId", "local_user_id", _TEXT),
-    _Field("LocalGroupId", "local_group_id", _TEXT),
-    _Field("GlobalUserName", "global_user_name", _TEXT),
-    _Field("FQAN", "fqan", _TEXT),
-    _Field("Status", "status", _TEXT),
-    _Field("StartTime", "start_time", _instant),
-    _Field("EndTime", "end_time", _instant),
-    _Field("SuspendDuration", "suspend_duration", _integer),
-    _Field("WallDuration", "wall_duration", _integer),
-    _Field("CpuDuration", "cpu_duration", _integer),
-    _Field("CpuCount", "cpu_count", _AMOUNT),
-    _Field("NetworkType", "network_type", _TEXT),
-    _Field("NetworkInbound", "network_inbound", _integer),
-    _Field("NetworkOutbound", "network_outbound", _integer),
-    _Field("PublicIPCount", "public_ip_count", _integer),
-    _Field("Memory", "memory", _integer),
-    _Field("Disk", "disk", _integer),
-    _Field("BenchmarkType", "benchmark_type", _text(50)),
-    _Field("Benchmark", "benchmark", _SCORE),
-    _Field("StorageRecordId", "storage_record_id", _TEXT),
-    _Field("ImageId", "image_id", _TEXT),
-    _Field("CloudType", "cloud_type", _TEXT),
-)
+# Readers by attribute where the value is not a name of at most 255 characters.
+_READERS: dict[str, Callable[[str], _Value]] = {
+    **dict.fromkeys(("record_create_time", "start_time", "end_time"), _instant),
+    **dict.fromkeys(("suspend_duration", "wall_duration", "cpu_duration"), _integer),
+    **dict.fromkeys(("network_inbound", "network_outbound", "public_ip_count", "memory", "disk"), _integer),
+    "cpu_count": _AMOUNT,
+    "benchmark_type": _text(50),
+    "benchmark": _decimal(-_MOST),
+}
+# In the order in which APEL writes them, which is the order of the attributes.
+_FIELDS = tuple(_Field(standard_key(name), name, _READERS.get(name, _TEXT)) for name in CloudRecord.__struct_fields__)
 _BY_KEY = {field.key: field for field in _FIELDS}
 _MANDATORY = ("VMUUID", "SiteName")
 
@@ -261,10 +241,10 @@ def _record_lines(record: CloudRecord) -> list[str]:
     lines = []
     for key, name, read in _FIELDS:
         value = getattr(record, name)
-        if value is None and key == "Benchmark":
-            value = Decimal(0)
-        if isinstance(value, Decimal):
-            lines.append(f"{key}: {_float(value) if key == 'Benchmark' else _plain(value)}")
+        if key == "Benchmark":
+            lines.append(f"{key}: {_float(value or Decimal(0))}")
+        elif isinstance(value, Decimal):
+            lines.append(f"{key}: {_plain(value)}")
         elif isinstance(value, int):
             lines.append(f"{key}: {value}")
         elif value is not None or read not in (_instant, _integer, _AMOUNT):
@@ -272,33 +252,21 @@ def _record_lines(record: CloudRecord) -> list[str]:
     return lines
 
 
+_MAY_LACK_NUMBER = frozenset(
+    {"earliest_start_time", "latest_start_time", "wall_duration", "cpu_duration", "network_inbound", "network_outbound",
+     "memory", "disk"}
+)  # fmt: skip
+
+
 def _summary_lines(summary: CloudSummary) -> list[str]:
-    pairs: tuple[tuple[str, str | int | None], ...] = (
-        ("SiteName", _safe(summary.site_name)),
-        ("CloudComputeService", _safe(summary.cloud_compute_service)),
-        ("Month", summary.month),
-        ("Year", summary.year),
-        ("GlobalUserName", _safe(summary.global_user_name)),
-        ("VO", _safe(summary.vo)),
-        ("VOGroup", _safe(summary.vo_group)),
-        ("VORole", _safe(summary.vo_role)),
-        ("Status", _safe(summary.status)),
-        ("CloudType", _safe(summary.cloud_type)),
-        ("ImageId", _safe(summary.image_id)),
-        ("EarliestStartTime", summary.earliest_start_time),
-        ("LatestStartTime", summary.latest_start_time),
-        ("WallDuration", summary.wall_duration),
-        ("CpuDuration", summary.cpu_duration),
-        ("CpuCount", _float(summary.cpu_count)),
-        ("NetworkInbound", summary.network_inbound),
-        ("NetworkOutbound", summary.network_outbound),
-        ("Memory", summary.memory),
-        ("Disk", summary.disk),
-        ("BenchmarkType", _safe(summary.benchmark_type)),
-        ("Benchmark", _float(summary.benchmark)),
-        ("NumberOfVMs", summary.number_of_vms),
-    )
-    return [f"{key}: {value}" for key, value in pairs if value is not None]
+    lines = []
+    for name in CloudSummary.__struct_fields__:
+        value = getattr(summary, name)
+        if value is None and name in _MAY_LACK_NUMBER:
+            continue
+        text = _float(value) if isinstance(value, Decimal) else str(value) if isinstance(value, int) else _safe(value)
+        lines.append(f"{standard_key(name)}: {text}")
+    return lines
 
 
 def _safe(value: str | None) -> str:

@@ -35,7 +35,23 @@ class Month(NamedTuple):
 NO_MONTH = Month(0, 0)
 
 
-class CloudRecord(msgspec.Struct, frozen=True, kw_only=True):
+_IRREGULAR = {
+    "vm_uuid": "VMUUID",
+    "fqan": "FQAN",
+    "vo": "VO",
+    "vo_group": "VOGroup",
+    "vo_role": "VORole",
+    "public_ip_count": "PublicIPCount",
+    "number_of_vms": "NumberOfVMs",
+}
+
+
+def standard_key(name: str) -> str:
+    """The standard's key for one of our attributes: `SiteName`, `VMUUID`. Messages and JSON views use it."""
+    return _IRREGULAR.get(name) or "".join(part.capitalize() for part in name.split("_"))
+
+
+class CloudRecord(msgspec.Struct, frozen=True, kw_only=True, rename=standard_key):
     """What one virtual machine has used since it started, as measured at one instant. Counters are cumulative."""
 
     record_create_time: int | None = None
@@ -90,7 +106,7 @@ class CloudRecord(msgspec.Struct, frozen=True, kw_only=True):
         return month_of(self.measurement_time)
 
 
-class CloudSummary(msgspec.Struct, frozen=True, kw_only=True):
+class CloudSummary(msgspec.Struct, frozen=True, kw_only=True, rename=standard_key):
     """The usage of one month by the machines that agree in every field of the key (accounting digest 3.2).
 
     Durations and network are of this month only; network may be negative where a counter was reset.
@@ -119,6 +135,30 @@ class CloudSummary(msgspec.Struct, frozen=True, kw_only=True):
     benchmark_type: str
     benchmark: Decimal
     number_of_vms: int
+
+
+class JournalRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A record as the repository holds it. `current` is false once another has replaced it."""
+
+    record: CloudRecord
+    received: int
+    message: int
+    current: bool
+
+
+class DayUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one VO has used at one site since midnight UTC, as far as records have come in."""
+
+    site: str
+    vo: str
+    vms: int
+    """Machines with a record measured today."""
+    running: int
+    """Of these, the ones last seen running."""
+    wall_seconds: int
+    cpu_seconds: int
+    latest: int
+    """Measurement time of the newest record."""
 
 
 def month_of(instant: int | None) -> Month:
