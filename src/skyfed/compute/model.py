@@ -10,6 +10,7 @@ Units: memory MiB, disk GiB (binary), speed GHz, network bytes, durations second
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from hashlib import sha256
 from types import MappingProxyType
 
 import msgspec
@@ -204,6 +205,11 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     """The primary one first."""
     project: str | None = None
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 over who it is: tells owners apart where no name should stand."""
+        return sha256("\n".join((self.issuer, self.subject, self.vo)).encode()).hexdigest()
+
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What the guest is told at boot (NoCloud): keys go into meta-data, user data is delivered byte for
@@ -302,6 +308,18 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
     """Sent by the guest."""
 
 
+class VmRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user asks for. `os_tpl` and `flavour` are the terms of the two templates."""
+
+    os_tpl: str
+    flavour: str
+    title: str = ""
+    hostname: str = ""
+    context: Context = Context()
+    token: str | None = None
+    """Idempotency token of the client (compute digest 1, rule 3)."""
+
+
 class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable fact for accounting: at `when`, `vm_id` went from `old` to `new` (equal: a sample of
     counters).
@@ -315,6 +333,8 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):
     when: datetime
     """Measured by the engine where it can; never before the machine's previous event, even if the clock
     steps."""
+    elapsed: float = 0.0
+    """Seconds since the machine's previous event, without any step the wall clock made in between."""
     old: VmState | None
     """None: the machine was created."""
     new: VmState
@@ -331,6 +351,37 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):
     benchmark: Benchmark | None = None
     counters: Counters = Counters()
     public_ips: int = 0
+
+
+class UsageStatus(StrEnum):
+    """The legal values of a cloud record's Status (compute digest 2.3)."""
+
+    STARTED = "started"
+    SUSPENDED = "suspended"
+    COMPLETED = "completed"
+
+
+class UsageSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine's usage up to its last event: the fold of its events. Every amount only ever grows.
+
+    `wall_seconds + suspend_seconds` is the time from the first boot to `end`, or to `last.when`.
+    """
+
+    status: UsageStatus
+    start: datetime
+    """Creation (accounting digest 7.1: `created`, never launched)."""
+    launched: datetime | None = None
+    """First boot."""
+    end: datetime | None = None
+    """When its owner let go of it: the deletion was asked for."""
+    wall_seconds: float = 0.0
+    """Time the guest ran."""
+    suspend_seconds: float = 0.0
+    """Time since the first boot in which it did not run but was still allocated."""
+    counters: Counters = Counters()
+    """None = not measured, which a record leaves out."""
+    last: UsageEvent
+    """The newest event: owner, sizes, image and site are there."""
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,128 @@
+"""SQL tables of the compute service. Rows are the truth; usage events are written in the same transaction.
+
+Instants are microseconds since the epoch (columns `…_us`), finer than the house's whole seconds: durations
+in usage records are differences of these and must be right within a second. Persons' names stand in
+`compute_person` alone, so that one can be forgotten while the machines' usage stays.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+person = Table(
+    "compute_person",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("subject", String(1024), nullable=False),
+    Column("issuer", String(1024), nullable=False),
+    UniqueConstraint("subject", "issuer", name="compute_person_name"),
+)
+
+image = Table(
+    "compute_image",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("os_tpl_term", String(128), nullable=False),
+    Column("mpuri", Text),
+    Column("dc_identifier", String(255)),
+    Column("list_identifier", String(255)),
+    Column("endorser", Text),
+    Column("title", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("version", String(255), nullable=False),
+    Column("os_type", String(255), nullable=False),
+    Column("os_name", String(255), nullable=False),
+    Column("os_version", String(255), nullable=False),
+    Column("arch", String(64), nullable=False),
+    Column("disk_format", String(16), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("virtual_size_bytes", BigInteger, nullable=False),
+    Column("sha512", String(128), nullable=False),
+    Column("vos", Text, nullable=False, comment="JSON array"),
+    Column("state", String(16), nullable=False),
+    Column("expires_us", BigInteger),
+    Column("imported_us", BigInteger, nullable=False),
+    Index("compute_image_term", "os_tpl_term"),
+    Index("compute_image_source", "list_identifier", "dc_identifier"),
+)
+
+vm = Table(
+    "compute_vm",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("token", String(255)),
+    Column("person", String(36), ForeignKey("compute_person.id"), nullable=False),
+    Column("vo", String(255), nullable=False),
+    Column("fqans", Text, nullable=False, comment="JSON array"),
+    Column("project", String(255)),
+    Column("title", Text, nullable=False),
+    Column("hostname", String(255), nullable=False),
+    Column("image_id", String(36), nullable=False),
+    Column("image_term", String(128), nullable=False),
+    Column("image_identifier", Text, nullable=False),
+    Column("image_sha512", String(128), nullable=False),
+    Column("flavour", Text, nullable=False, comment="JSON, as it was when the machine was created"),
+    Column("cores", Integer, nullable=False),
+    Column("memory_mib", Integer, nullable=False),
+    Column("disk_gib", Float, nullable=False),
+    Column("desired", String(16), nullable=False),
+    Column("observed", String(16), nullable=False),
+    Column("method", String(16), nullable=False, comment="of the stop or restart asked for; empty: none is"),
+    Column("fault", Text),
+    Column("created_us", BigInteger, nullable=False),
+    Column("launched_us", BigInteger),
+    Column("terminated_us", BigInteger),
+    Column("changed_us", BigInteger, nullable=False),
+    Column("stamp_us", BigInteger, nullable=False, comment="of its newest usage event"),
+    Column("places", Text, nullable=False, comment="JSON: endpoints, nics, disks"),
+    Column("context", LargeBinary, comment="msgpack; forgotten with the machine: it holds secrets"),
+    Column("context_digest", String(64), nullable=False),
+    Column("meter", Text, nullable=False, comment="JSON: counters of earlier boots and of this one"),
+    Column("version", Integer, nullable=False),
+    UniqueConstraint("vo", "person", "token", name="compute_vm_token"),
+    Index("compute_vm_live", "observed", "vo"),
+)
+
+usage = Table(
+    "compute_usage",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("vm_id", String(36), nullable=False),
+    Column("when_us", BigInteger, nullable=False),
+    Column("elapsed", Float, nullable=False),
+    Column("old", String(16)),
+    Column("new", String(16), nullable=False),
+    Column("site", String(255), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("person", String(36), ForeignKey("compute_person.id"), nullable=False),
+    Column("vo", String(255), nullable=False),
+    Column("fqans", Text, nullable=False),
+    Column("project", String(255)),
+    Column("image_id", String(36), nullable=False),
+    Column("image_identifier", Text, nullable=False),
+    Column("flavour", String(255), nullable=False),
+    Column("cores", Integer, nullable=False),
+    Column("memory_mib", Integer, nullable=False),
+    Column("disk_gib", Float, nullable=False),
+    Column("benchmark_type", String(50)),
+    Column("benchmark_value", Float),
+    Column("cpu_seconds", Float),
+    Column("net_in_bytes", BigInteger),
+    Column("net_out_bytes", BigInteger),
+    Column("public_ips", Integer, nullable=False),
+    Index("compute_usage_vm", "vm_id", "seq"),
+    sqlite_autoincrement=True,  # a sequence number is never used twice: it is the readers' cursor
+)
