@@ -14,6 +14,7 @@ from skyfed.core.clock import iso
 from skyfed.core.errors import Invalid
 from skyfed.identity import ac, signatures
 from skyfed.identity.ac import AttributeCertificate
+from skyfed.identity.chain import UNREADABLE
 from skyfed.identity.verdict import AcVerdict
 from skyfed.identity.vomsdir import Vomsdir
 from skyfed.pki import names
@@ -39,16 +40,18 @@ def judge(der: bytes, holder: x509.Certificate, around: Surroundings) -> AcVerdi
     """The verdict on one certificate found in a proxy of `holder` (the end-entity certificate)."""
     try:
         certificate = ac.decode(der)
+        faults = [
+            *_holder_faults(certificate, holder),
+            *_authority_faults(certificate, around),
+            *_time_faults(certificate, around.now),
+            *_extension_faults(certificate),
+            *_target_faults(certificate, around.host),
+        ]
     except Invalid as error:
-        return AcVerdict("", (), "", None, None, (Finding(error.code, error.message, where="ac"),))
+        return unreadable(error.code, error.message)
+    except UNREADABLE as error:
+        return unreadable("ac_format", f"a certificate in the attribute certificate cannot be read: {error}")
     where = f"ac {certificate.authority.vo}"
-    faults = [
-        *_holder_faults(certificate, holder),
-        *_authority_faults(certificate, around),
-        *_time_faults(certificate, around.now),
-        *_extension_faults(certificate),
-        *_target_faults(certificate, around.host),
-    ]
     return AcVerdict(
         vo=certificate.authority.vo,
         fqans=tuple(fqan.long for fqan in certificate.fqans),
@@ -57,6 +60,11 @@ def judge(der: bytes, holder: x509.Certificate, around: Surroundings) -> AcVerdi
         not_after=certificate.not_after,
         findings=tuple(Finding(code, message, where=where) for code, message in faults),
     )
+
+
+def unreadable(code: str, message: str) -> AcVerdict:
+    """The verdict on what cannot even be read: it names no VO."""
+    return AcVerdict("", (), "", None, None, (Finding(code, message, where="ac"),))
 
 
 def _holder_faults(certificate: AttributeCertificate, holder: x509.Certificate) -> Iterator[_Fault]:
@@ -76,9 +84,8 @@ def _authority_faults(certificate: AttributeCertificate, around: Surroundings) -
         yield "ac_untrusted_aa", reason
         return
     path = around.trust.verify_path(authority, certificate.certificates[1:], around.now)
-    if path.reason is not None or not path.ok:
-        detail = path.reason.message if path.reason else "no path to a trust anchor"
-        yield "ac_untrusted_aa", f"the attribute authority's certificate is not trusted: {detail}"
+    if path.reason is not None:
+        yield "ac_untrusted_aa", f"the attribute authority's certificate is not trusted: {path.reason.message}"
     yield from _signature_faults(certificate, authority)
 
 

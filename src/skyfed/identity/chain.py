@@ -24,6 +24,15 @@ MAX_CHAIN = 10
 MAX_CHAIN_BYTES = 256 * 1024
 MIN_RSA_BITS = 2048
 
+# The library parses names, keys and extensions when they are first asked for; hostile ones raise these.
+UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
 ProxyKind = Literal["rfc3820", "gt3", "gt2"]
 
 _KNOWN_CRITICAL = {
@@ -123,7 +132,7 @@ def extensions_of(certificate: x509.Certificate) -> x509.Extensions:
     """The extensions. Raises Invalid (`malformed`) when one occurs twice or cannot be read."""
     try:
         return certificate.extensions
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except UNREADABLE as error:
         raise Invalid(f"the extensions of a certificate cannot be read: {error}", code="malformed") from error
 
 
@@ -159,7 +168,7 @@ def examine(
 ) -> list[Finding]:
     """Everything wrong with the proxies of `chain` (RFC 3820 section 4.1); the end-entity certificate is not judged here."""
     findings = list(_kinds(chain, allow_legacy=allow_legacy))
-    parents = [*(proxy.certificate for proxy in chain.proxies[1:]), chain.end_entity]
+    parents = [*(proxy.certificate for proxy in chain.proxies), chain.end_entity][1:]
     for index, (proxy, parent) in enumerate(zip(chain.proxies, parents, strict=True)):
         where = f"proxy {index}"
         findings += (

@@ -61,7 +61,7 @@ class _Entry(msgspec.Struct, frozen=True):
 
 
 class Judge:
-    """Judges credentials; safe to use from several threads. `vomsdir=None`: no attribute authority is believed."""
+    """Judges credentials; safe to use from several threads."""
 
     def __init__(
         self,
@@ -114,8 +114,7 @@ class Judge:
             return self._judge_chain(found, now)
         except Invalid as error:
             return Verdict(None, (Finding(error.code, error.message, where="chain"),))
-        except ValueError as error:
-            # The library reads names, keys and extensions when they are first asked for.
+        except chain.UNREADABLE as error:
             message = f"a certificate of the chain cannot be read: {error}"
             return Verdict(None, (Finding("malformed", message, where="chain"),))
 
@@ -182,7 +181,7 @@ def _judge_sequence(value: bytes, holder: x509.Certificate, around: ac_rules.Sur
     try:
         acs = ac.decode_sequence(value)
     except Invalid as error:
-        yield AcVerdict("", (), "", None, None, (Finding(error.code, error.message, where="ac"),))
+        yield ac_rules.unreadable(error.code, error.message)
         return
     for der in acs:
         yield ac_rules.judge(der, holder, around)

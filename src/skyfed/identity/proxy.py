@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
@@ -190,3 +191,8 @@ def in_order(certificates: Sequence[x509.Certificate]) -> tuple[x509.Certificate
 def chain_of(credential: Credential) -> tuple[x509.Certificate, ...]:
     """The certificates as a TLS peer shows them: leaf first."""
     return (credential.certificate, *credential.chain)
+
+
+def chain_der(credential: Credential) -> tuple[bytes, ...]:
+    """`chain_of` in DER: what `Judge.judge` takes."""
+    return tuple(c.public_bytes(serialization.Encoding.DER) for c in chain_of(credential))

@@ -119,7 +119,8 @@ def verify_path(
             if path.ok:
                 return path
             first = first or path
-    except ValueError as error:  # the library parses names, keys and extensions lazily
+    # The library parses names, keys and extensions lazily.
+    except (ValueError, UnsupportedAlgorithm, x509.UnsupportedGeneralNameType, x509.InvalidVersion) as error:
         return Path(
             (), (Finding("malformed", f"a certificate of the chain cannot be parsed: {error}", where="certificate"),)
         )
@@ -165,8 +166,8 @@ class _Search:
 def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether the issuer's key made the signature. The library's `verify_directly_issued_by` would also want the
     names equal byte for byte, which RFC 5280 section 7.1 does not."""
-    key, algorithm = issuer.public_key(), certificate.signature_hash_algorithm
     try:
+        key, algorithm = issuer.public_key(), certificate.signature_hash_algorithm
         if isinstance(key, rsa.RSAPublicKey) and algorithm is not None:
             padding = certificate.signature_algorithm_parameters
             key.verify(certificate.signature, certificate.tbs_certificate_bytes, padding, algorithm)  # type: ignore[arg-type]
