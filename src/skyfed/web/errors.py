@@ -4,6 +4,7 @@ The boundary is the outermost layer of every application: it gives each request 
 answer, and writes the access log.
 """
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable
@@ -187,4 +188,8 @@ class _Exchange:
             headers.setdefault("x-content-type-options", "nosniff")
         elif message["type"] == "http.response.body":
             self.sent += len(message.get("body", b""))
+            if message.get("more_body"):
+                # uvicorn returns at once from a send to a peer that has gone: without this an endless stream would never
+                # let the loop notice.
+                await asyncio.sleep(0)
         await self._send(message)

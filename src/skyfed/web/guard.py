@@ -29,6 +29,7 @@ class Limits:
     body_rate: int = 16 * 1024
     idle_seconds: float = 30.0
     stalled_write_seconds: float = 60.0
+    linger_seconds: float = 1.0
     connections: int = 2000
     connections_per_peer: int = 256
     requests: int = 512

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# After a refusal we go on reading for a moment: a socket closed with unread bytes is reset, and the reset can overtake
-# the answer.
-LINGER_SECONDS = 1.0
+# How much we read, and throw away, while we linger after a refusal.
 LINGER_BYTES = 4 * 1024 * 1024
+# What a chunk of a body may spend on its size line; more than this adds up against the head's limit.
+CHUNK_FRAMING = 16
 
 
 class Phase(enum.Enum):
@@ -66,7 +66,9 @@ class GuardedHttp(HttpToolsProtocol):
         self._phase = Phase.HEAD
         self._watch: asyncio.TimerHandle | None = None
         self._write_watch: asyncio.TimerHandle | None = None
-        self._unparsed = 0  # bytes fed since the parser last told us something: what it may be hoarding
+        # Bytes fed that the parser has not handed on: framing, and what it hoards of a field that does not end.
+        self._unparsed = 0
+        self._fed = 0
         self._head_bytes = 0
         self._header_count = 0
         self._body_bytes = 0
@@ -91,7 +93,8 @@ class GuardedHttp(HttpToolsProtocol):
         if self._phase is Phase.REFUSED:
             self._discard(len(data))
             return
-        self._unparsed += len(data)
+        self._fed = len(data)
+        self._unparsed += self._fed
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -135,22 +138,23 @@ class GuardedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._unset_keepalive_if_required()
         self._phase = Phase.HEAD
-        self._head_bytes = self._header_count = self._body_bytes = self._unparsed = 0
+        self._head_bytes = self._header_count = self._body_bytes = 0
+        self._unparsed = min(self._unparsed, self._fed)  # what came earlier was another message's framing
         super().on_message_begin()
         if self._tls is not None:
             self.scope["extensions"] = {"tls": dict(self._tls)}
 
     def on_url(self, url: bytes) -> None:
-        self._unparsed = 0
+        self._unparsed -= len(url)
         if len(self.url) + len(url) > self._limits.request_line_bytes:
             limit = self._limits.request_line_bytes
             raise Refused(414, "uri_too_long", f"the request target is longer than {limit} bytes")
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._unparsed = 0
         self._header_count += 1
         self._head_bytes += len(name) + len(value) + 4
+        self._unparsed -= len(name) + len(value)
         if self._header_count > self._limits.headers or self._head_bytes > self._limits.header_bytes:
             raise _head_too_large(self._limits)
         if self._phase is not Phase.HEAD:
@@ -162,7 +166,6 @@ class GuardedHttp(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._unparsed = 0
         self._disarm()
         self._phase = Phase.BODY
         if len(self.pipeline) >= self._limits.pipelined:
@@ -170,14 +173,13 @@ class GuardedHttp(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._unparsed = 0
         self._body_bytes += len(body)
+        self._unparsed = max(0, self._unparsed - len(body) - CHUNK_FRAMING)
         if self._body_bytes > self._limits.body_bytes:
             raise _body_too_large(self._limits)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._unparsed = 0
         self._disarm()
         self._phase = Phase.NOTHING
         super().on_message_complete()
@@ -188,6 +190,7 @@ class GuardedHttp(HttpToolsProtocol):
             self._unset_keepalive_if_required()  # the peer is not idle: the head's or body's deadline runs
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        # A task leaves the set one turn of the loop after its answer, so this may count a few that are as good as done.
         busy = len(self.tasks) >= self._limits.requests
         super()._start_asgi_task(cycle, self._busy if busy else app)
 
@@ -243,7 +246,8 @@ class GuardedHttp(HttpToolsProtocol):
                 return
         self.transport.write(_on_the_wire(refusal(refused.status, refused.code, refused.reason)))
         self.flow.resume_reading()
-        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        # Closed with bytes unread, a socket is reset, and the reset can overtake the answer.
+        self.loop.call_later(self._limits.linger_seconds, self.transport.close)
 
     def _discard(self, count: int) -> None:
         self._discarded += count

@@ -69,6 +69,11 @@ class Server:
         self._serve(sockets.unix(path))
         self._unix = path
 
+    @property
+    def connections(self) -> int:
+        """Connections open now, those in their handshake included."""
+        return self._admission.total
+
     async def stop(self, grace: float = 10.0) -> None:
         """Take no more connections, let requests in work finish for at most `grace` seconds, then cut the rest."""
         if self._accepting is not None:
