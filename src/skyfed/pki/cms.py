@@ -239,7 +239,10 @@ def _signer_certificate(info: _SignerInfo, data: _SignedData) -> tuple[x509.Cert
     embedded = data.certificates.as_list() if data.certificates is not None else []
     if len(embedded) > MAX_CERTIFICATES:
         raise Invalid(f"more than {MAX_CERTIFICATES} certificates are embedded", code="cms_certificate")
-    found = [certificate for certificate in embedded if _is_signer(info.sid, certificate)]
+    try:
+        found = [certificate for certificate in embedded if _is_signer(info.sid, certificate)]
+    except ValueError as error:  # the library parses names lazily
+        raise Invalid(f"an embedded certificate cannot be parsed: {error}", code="cms_certificate") from error
     if len(found) != 1:
         raise Invalid("the signer's certificate is not (or not once) among those embedded", code="cms_certificate")
     return found[0], tuple(certificate for certificate in embedded if certificate is not found[0])
@@ -316,9 +319,9 @@ def _hash(algorithm: hashes.HashAlgorithm, data: bytes) -> bytes:
 
 
 def _check_signature(info: _SignerInfo, certificate: x509.Certificate, digest: hashes.HashAlgorithm) -> None:
-    key = certificate.public_key()
     attributes = asn1.encode_der(info.signed_attributes)
     try:
+        key = certificate.public_key()
         if isinstance(key, rsa.RSAPublicKey):
             key.verify(info.signature, attributes, _rsa_padding(info.signature_algorithm, digest), digest)
         elif isinstance(key, ec.EllipticCurvePublicKey):
@@ -326,7 +329,7 @@ def _check_signature(info: _SignerInfo, certificate: x509.Certificate, digest: h
             key.verify(info.signature, attributes, ec.ECDSA(digest))
         else:
             raise Invalid("the signer's key is neither RSA nor EC", code="unsupported_algorithm")
-    except UnsupportedAlgorithm as error:
+    except (UnsupportedAlgorithm, ValueError) as error:
         raise Invalid(f"the signature cannot be verified here: {error}", code="unsupported_algorithm") from error
     except InvalidSignature as error:
         subject = shown(names.oneline(certificate.subject))

@@ -65,9 +65,14 @@ ALIASES: dict[str, str] = {
 }
 _KEYS: dict[str, str] = {short.lower(): short for short in _OIDS} | SHORT_NAMES | ALIASES
 _SPLIT = re.compile(
-    "/(?=(?:" + "|".join(sorted((re.escape(key) for key in _KEYS), key=len, reverse=True)) + r"|\d+(?:\.\d+)+)=)",
+    r"(?<!\\)/(?=(?:"
+    + "|".join(sorted((re.escape(key) for key in _KEYS), key=len, reverse=True))
+    + r"|\d+(?:\.\d+)+)=)",
     re.IGNORECASE,
 )
+# Recent OpenSSL releases write "/" and "+" inside values with a backslash; gridmaps and LSC files of the field have
+# them bare.
+_BACKSLASHED = re.compile(r"\\([/+])")
 _ESCAPED = re.compile(r"(?:\\x[0-9A-Fa-f]{2})+")
 
 # What OpenSSL's canonical encoding turns into a UTF8String (ASN1_MASK_CANON): everything that holds characters.
@@ -88,7 +93,8 @@ _TAG_SEQUENCE, _TAG_SET, _TAG_OID, _TAG_UTF8 = 0x30, 0x31, 0x06, 0x0C
 
 
 def oneline(name: x509.Name) -> str:
-    """`/DC=org/DC=example/CN=Alice`: as OpenSSL's X509_NAME_oneline writes it, bytes outside 0x20–0x7e as `\\xHH`."""
+    """`/DC=org/DC=example/CN=Alice`: as OpenSSL's X509_NAME_oneline writes it, bytes outside 0x20–0x7e as `\\xHH`,
+    "/" bare."""
     return "".join(f"/{_short(attribute)}={_printable(_value_bytes(attribute))}" for attribute in name)
 
 
@@ -229,10 +235,11 @@ def _pairs_rfc4514(text: str) -> list[tuple[str, str]]:
     overrides["EMAILADDRESS"] = NameOID.EMAIL_ADDRESS
     try:
         name = x509.Name.from_rfc4514_string(text, overrides)
-    except ValueError as error:
-        raise Invalid(
-            f"{shown(text)} is not a distinguished name such as /DC=org/CN=Alice or CN=Alice,DC=org", code="dn_syntax"
-        ) from error
+    except ValueError:
+        name = x509.Name([])
+    if not name.rdns:
+        message = f"{shown(text)} is not a distinguished name such as /DC=org/CN=Alice or CN=Alice,DC=org"
+        raise Invalid(message, code="dn_syntax")
     return [(_short(attribute), str(attribute.value)) for attribute in name]
 
 
@@ -246,7 +253,7 @@ def _unescape(value: str) -> str:
         except UnicodeDecodeError:
             return _printable(raw)
 
-    return _ESCAPED.sub(decode, value)
+    return _ESCAPED.sub(decode, _BACKSLASHED.sub(r"\1", value))
 
 
 def _attribute(key: str, value: str) -> x509.NameAttribute[str]:
