@@ -36,7 +36,7 @@ class Dn:
         """The name written in `text`. Raises Invalid (`dn`)."""
         if len(text) > MAX_DN_LENGTH:
             raise Invalid(f"a distinguished name of {len(text)} characters; at most {MAX_DN_LENGTH}", code="dn")
-        text = text.strip(" ")
+        text = text.lstrip(" ")
         if not text:
             return cls(())
         # Most names have no escapes and one pair a part: splitting them is far quicker than reading characters.
