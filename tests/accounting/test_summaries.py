@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from typing import get_type_hints
 
 import pytest
 from hypothesis import HealthCheck, given, settings

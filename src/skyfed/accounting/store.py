@@ -145,7 +145,14 @@ def load(conn: Connection, arrival: Arrival, records: Sequence[CloudRecord], jud
 
 
 def reject(conn: Connection, arrival: Arrival, code: str, error: str, records: int, body: bytes | None) -> int:
-    """Note a refused message and why; `body` is kept for a reload. Returns its id."""
+    """Note a refused message and why; `body` is kept for a reload. Returns its id.
+
+    A message refused before for the same reason is not noted again: senders retry.
+    """
+    same = and_(message.c.sha256 == arrival.sha256, message.c.verdict == "rejected", message.c.code == code)
+    known = conn.execute(select(message.c.id).where(same).limit(1)).scalar()
+    if known is not None:
+        return int(known)
     row = _ledger_row(arrival, "rejected") | {
         "code": code,
         "error": one_line(error, 2000),
@@ -301,6 +308,11 @@ def rejected_body(conn: Connection, message_id: int) -> tuple[Arrival, bytes]:
     return arrival, bytes(row.body)
 
 
+def drop_body(conn: Connection, message_id: int) -> None:
+    """Forget the text of a rejected message: it has been loaded after all."""
+    conn.execute(update(message).where(message.c.id == message_id).values(body=None))
+
+
 def drop_bodies(conn: Connection, *, older_than: int, keep: int) -> int:
     """Forget the texts of rejected messages received before `older_than`, and of all but the newest `keep`."""
     held = select(message.c.id).where(message.c.body.is_not(None)).order_by(message.c.id.desc())
@@ -308,6 +320,37 @@ def drop_bodies(conn: Connection, *, older_than: int, keep: int) -> int:
     old = message.c.received < older_than
     which = old if oldest_kept is None else or_(old, message.c.id <= oldest_kept)
     return conn.execute(update(message).where(message.c.body.is_not(None), which).values(body=None)).rowcount
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """How much there is. `last_accepted` is when a message was let in last, epoch seconds."""
+
+    accepted: int
+    rejected: int
+    reloadable: int
+    records: int
+    summaries: int
+    last_accepted: int | None
+
+
+def counts(conn: Connection) -> Counts:
+    """How much there is."""
+
+    def number(query: Any) -> int:
+        return int(conn.execute(query).scalar_one())
+
+    def messages(*conditions: Any) -> int:
+        return number(select(func.count()).select_from(message).where(*conditions))
+
+    last = conn.execute(select(func.max(message.c.received)).where(message.c.verdict == "accepted")).scalar()
+    return Counts(
+        accepted=messages(message.c.verdict == "accepted"),
+        rejected=messages(message.c.verdict == "rejected"),
+        reloadable=messages(message.c.body.is_not(None)),
+        records=number(select(func.count()).select_from(record).where(record.c.superseded_by.is_(None))),
+        summaries=number(select(func.count()).select_from(summary)),
+        last_accepted=last,
+    )
 
 
 # -- what is asked ----------------------------------------------------------------------------------------------
