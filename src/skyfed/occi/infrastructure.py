@@ -7,6 +7,8 @@ into this table when the compute service has them.
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
 from skyfed.occi.model import ACTION, CORE, ID, KIND, MIXIN, SOURCE, SUMMARY, TARGET, TITLE, Attribute, Category
 
 INFRASTRUCTURE: Final = "http://schemas.ogf.org/occi/infrastructure#"
@@ -83,7 +85,7 @@ _COMPUTE = (
 )
 _NETWORK_STATES = ("active", "inactive", "error")
 
-CATEGORIES: Final = (
+_CATEGORIES: Final = (
     Category(term="entity", scheme=CORE, cls=KIND, title="Entity", location="/entity/", attributes=_ENTITY),
     Category(
         term="resource",
@@ -231,7 +233,21 @@ CATEGORIES: Final = (
 )
 
 
-def os_tpl(term: str, scheme: str, title: str) -> Category:
+def categories(prefix: str, actions: Iterable[str]) -> tuple[Category, ...]:
+    """The fixed categories, with locations under `prefix`, and of the compute actions those named in `actions`."""
+    offered = {COMPUTE_ACTION + action for action in actions}
+    return tuple(
+        msgspec.structs.replace(
+            category,
+            location=prefix + category.location if category.location else "",
+            actions=tuple(action for action in category.actions if action in offered),
+        )
+        for category in _CATEGORIES
+        if category.cls != ACTION or category.type_id in offered
+    )
+
+
+def os_tpl(term: str, scheme: str, title: str, prefix: str = "") -> Category:
     """An operating system template: an image that a compute can be made from."""
     return Category(
         term=term,
@@ -240,11 +256,11 @@ def os_tpl(term: str, scheme: str, title: str) -> Category:
         title=title,
         depends=(OS_TPL,),
         applies=(COMPUTE,),
-        location=f"/mixin/os_tpl/{term}/",
+        location=f"{prefix}/mixin/os_tpl/{term}/",
     )
 
 
-def resource_tpl(term: str, scheme: str, title: str, defaults: Iterable[Attribute]) -> Category:
+def resource_tpl(term: str, scheme: str, title: str, defaults: Iterable[Attribute], prefix: str = "") -> Category:
     """A size; `defaults` are compute attributes with the template's values."""
     return Category(
         term=term,
@@ -254,5 +270,5 @@ def resource_tpl(term: str, scheme: str, title: str, defaults: Iterable[Attribut
         depends=(RESOURCE_TPL,),
         applies=(COMPUTE,),
         attributes=tuple(defaults),
-        location=f"/mixin/resource_tpl/{term}/",
+        location=f"{prefix}/mixin/resource_tpl/{term}/",
     )

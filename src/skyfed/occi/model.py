@@ -6,13 +6,14 @@ The model of a service is data: `skyfed.occi.infrastructure` writes the standard
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
 from skyfed.core.errors import Conflict, Invalid
 from skyfed.core.text import shown
 
-Value: TypeAlias = "str | int | float | bool | Sequence[object] | Mapping[str, object]"
+Value: TypeAlias = str | int | float | bool | Sequence[object] | Mapping[str, object]
 """What an attribute may hold. Text renderings know only strings, numbers and booleans."""
 
 AttributeType = Literal["string", "number", "integer", "boolean", "array", "object"]
@@ -137,6 +138,39 @@ def published_term(name: str) -> str:
     """`name` as a term that every client can handle: rOCCI-core lower-cases terms and takes no dot in them."""
     term = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name.lower())
     return term if term[:1].isalnum() else "t" + term
+
+
+class Names(msgspec.Struct, frozen=True, kw_only=True):
+    """How a site names its templates, and the path under which its collections lie."""
+
+    os_tpl_scheme: str
+    resource_tpl_scheme: str
+    prefix: str = ""
+    """Path of the service's URL, without a slash at its end; locations begin with it."""
+
+
+def site_names(*, site: str, url: str, os_tpl_scheme: str = "", resource_tpl_scheme: str = "") -> Names:
+    """The names at `site` (its registry name), whose OCCI service is at `url`; the schemes where they are configured.
+
+    The information system publishes the same names. Raises Invalid for a scheme that cannot be one."""
+    host = urlsplit(url).hostname or "localhost"
+    authority = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in site.lower()) or host
+    os_tpl = os_tpl_scheme or f"http://{authority}/occi/infrastructure/os_tpl#"
+    resource_tpl = resource_tpl_scheme or f"http://{authority}/occi/infrastructure/resource_tpl#"
+    for scheme in (os_tpl, resource_tpl):
+        if not scheme.endswith("#") or "://" not in scheme or any(c in scheme for c in ' "<>,;'):
+            raise Invalid(f"{shown(scheme)} is no category scheme; right is a URI that ends in '#'", code="scheme")
+    return Names(os_tpl_scheme=os_tpl, resource_tpl_scheme=resource_tpl, prefix=urlsplit(url).path.rstrip("/"))
+
+
+def os_tpl_id(names: Names, image_term: str) -> str:
+    """Type identifier of an image's os_tpl."""
+    return names.os_tpl_scheme + published_term(image_term)
+
+
+def resource_tpl_id(names: Names, flavour_term: str) -> str:
+    """Type identifier of a flavour's resource_tpl."""
+    return names.resource_tpl_scheme + published_term(flavour_term)
 
 
 def split_type_id(type_id: str) -> tuple[str, str]:
