@@ -302,22 +302,14 @@ def test_terms_are_matched_without_regard_to_case(tmp_path):
 
 
 def test_a_create_without_templates_gets_the_defaults_or_is_told_what_there_is(tmp_path):
-    async def refused(front: Front):
+    async def story(front: Front):
         answer = await front.call("POST", "/compute/", KIND)
         assert answer.status == 400
         assert front.image.os_tpl_term in answer.text
+        defaulting = front.again(default_os_tpl=front.os_tpl, default_resource_tpl=front.resource_tpl)
+        assert (await defaulting.call("POST", "/compute/", KIND)).status == 201
 
-    play(tmp_path, refused)
-
-    async def defaulted(front: Front):
-        front.assembly.app._service._defaults = type(front.assembly.app._service._defaults)(
-            os_tpl=front.os_tpl, resource_tpl=front.resource_tpl
-        )
-        assert (await front.call("POST", "/compute/", KIND)).status == 201
-
-    other = tmp_path / "second"
-    other.mkdir()
-    play(other, defaulted)
+    play(tmp_path, story)
 
 
 BAD_CREATES = {

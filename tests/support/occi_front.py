@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from skyfed.compute.model import Image
 from skyfed.identity.mapping import Target
 from skyfed.identity.principal import Membership
@@ -34,12 +36,19 @@ class Front:
 
     def __init__(self, site: Site, settings: Settings, url: str) -> None:
         self.site = site
-        assembly = build(settings, site.service, site="ALPHA", url=url)
-        self.assembly = assembly
+        self.settings = settings
+        self.url = url
+        assembly = self.assembly = build(settings, site.service, site="ALPHA", url=url)
         self.app = Boundary(assembly.app, service="occi", clock=site.clock, render=answers.error)
         self.image: Image
         self.os_tpl = ""
         self.resource_tpl = ""
+
+    def again(self, **changes: Any) -> "Front":
+        """Another front door over the same site, with other settings."""
+        other = Front(self.site, msgspec.structs.replace(self.settings, **changes), self.url)
+        other.image, other.os_tpl, other.resource_tpl = self.image, self.os_tpl, self.resource_tpl
+        return other
 
     async def call(
         self,
