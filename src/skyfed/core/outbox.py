@@ -136,7 +136,9 @@ class Outbox:
                 await asyncio.gather(*(self._try(message) for message in due))
                 continue
             try:
-                await asyncio.wait_for(self._wake.wait(), timeout=pause)
+                # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the wake-up.
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

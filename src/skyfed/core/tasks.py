@@ -95,7 +95,9 @@ class Supervisor:
             ok = await self._once(name, run)
             pause = seconds if ok else min(seconds, self._pause(name))
             try:
-                await asyncio.wait_for(wake.wait(), timeout=pause)
+                # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the wake-up.
+                async with asyncio.timeout(pause):
+                    await wake.wait()
             except TimeoutError:
                 continue
 
