@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from skyfed.core.errors import Forbidden, SkyfedError, Unauthenticated
 from skyfed.identity.principal import Principal
-from skyfed.identity.verdict import Finding, Verdict
+from skyfed.identity.verdict import Verdict
+from skyfed.pki.findings import Finding
 from skyfed.web.errors import VERDICT, Render, render
 from skyfed.web.measures import VERDICTS
 from skyfed.web.runtime import Public
@@ -22,7 +23,7 @@ NO_CREDENTIAL = Verdict(
     principal=None,
     findings=(
         Finding(
-            "no_credential",
+            "no_certificate",
             "this needs a client certificate or proxy; make one with `skyfed proxy init`, and give it to your client",
             where="chain",
         ),

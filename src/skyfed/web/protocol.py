@@ -318,7 +318,8 @@ def peer_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
     """The certificates that the peer sent, DER, leaf first."""
     public = getattr(ssl_object, "get_unverified_chain", None)  # Python 3.13
     if public is not None:
-        return tuple(public())
+        return tuple(certificate for certificate in public() if certificate)
     inner = ssl_object._sslobj  # type: ignore[attr-defined]  # the only way to the chain before 3.13
-    chain = inner.get_unverified_chain()
-    return tuple(certificate.public_bytes(_ssl.ENCODING_DER) for certificate in chain or ())
+    # Without a client certificate this is [None].
+    chain = [certificate for certificate in inner.get_unverified_chain() or () if certificate]
+    return tuple(certificate.public_bytes(_ssl.ENCODING_DER) for certificate in chain)

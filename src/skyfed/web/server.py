@@ -232,7 +232,7 @@ def handshake_reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate_{error.verify_code}"
     if isinstance(error, ssl.SSLError):
-        return (error.reason or "ssl_error").lower()
+        return str(getattr(error, "reason", None) or "ssl_error").lower()
     if isinstance(error, ConnectionAbortedError | TimeoutError):
         return "timeout"
     return "connection_lost"
