@@ -6,7 +6,7 @@ from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route, Router
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from skyfed.core import metrics
@@ -14,6 +14,7 @@ from skyfed.core.clock import Clock, iso
 from skyfed.core.errors import Unavailable
 from skyfed.core.tasks import Supervisor, TaskStatus
 from skyfed.web.access import Access, Judge
+from skyfed.web.application import Application, without_error_pages
 from skyfed.web.errors import Boundary
 from skyfed.web.runtime import Assembly, Health, Runtime
 from skyfed.web.server import Server
@@ -23,7 +24,9 @@ def front_door(assembly: Assembly, *, service: str, judge: Judge, clock: Clock) 
     """The area's application behind the verdict and the error boundary: what a listener serves. There is no other way in."""
     if assembly.app is None:
         raise Unavailable(f"service '{service}' has no application to serve", code="no_application")
-    guarded = Access(assembly.app, service=service, judge=judge, public=assembly.public, render=assembly.render)
+    guarded = Access(
+        without_error_pages(assembly.app), service=service, judge=judge, public=assembly.public, render=assembly.render
+    )
     return Boundary(guarded, service=service, clock=clock, render=assembly.render)
 
 
@@ -62,7 +65,7 @@ def socket_path(run: Path, service: str) -> Path:
 
 def admin_app(routes: Sequence[BaseRoute], *, service: str, clock: Clock) -> ASGIApp:
     """Administration routes behind the error boundary, without a verdict."""
-    return Boundary(Router(routes=routes), service=f"{service}-admin", clock=clock)
+    return Boundary(Application(routes), service=f"{service}-admin", clock=clock)
 
 
 def _health(health: Callable[[], Awaitable[Health]]) -> Callable[[Request], Awaitable[Response]]:
