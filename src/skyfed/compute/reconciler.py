@@ -45,7 +45,6 @@ from skyfed.core.text import one_line
 
 log = logging.getLogger(__name__)
 
-FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 30.0
 # How long the engine may take to follow a request that it has accepted, before it is asked again.
 PATIENCE_SECONDS = 120.0
@@ -268,7 +267,7 @@ class Reconciler:
             worker.task = asyncio.create_task(self._work(vm_id, worker), name=f"vm-{vm_id}")
 
     async def _work(self, vm_id: str, worker: _Worker) -> None:
-        retry = FIRST_RETRY_SECONDS
+        retry = self._settings.retry_seconds
         try:
             while (record := self._projection.record(vm_id)) is not None:
                 call = next_call(record)
@@ -277,7 +276,7 @@ class Reconciler:
                 worker.call = call
                 worker.nudged.clear()
                 if await self._try(call, record):
-                    retry = FIRST_RETRY_SECONDS
+                    retry = self._settings.retry_seconds
                     continue
                 await _sleep_unless(worker.nudged, retry)
                 retry = min(LAST_RETRY_SECONDS, retry * 2)
@@ -438,6 +437,7 @@ def _last_proof(record: Record) -> datetime:
 
 async def _sleep_unless(nudged: asyncio.Event, seconds: float) -> None:
     try:
-        await asyncio.wait_for(nudged.wait(), timeout=seconds)
+        async with asyncio.timeout(seconds):
+            await nudged.wait()
     except TimeoutError:
         return

@@ -93,6 +93,11 @@ class ComputeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         msgspec.Meta(gt=0),
         setting("how often desired and observed states are compared when no event asks for it, seconds"),
     ] = 30.0
+    retry_seconds: Annotated[
+        float,
+        msgspec.Meta(gt=0, le=30),
+        setting("first pause after the engine could not do something; doubles up to 30 seconds"),
+    ] = 1.0
     sample_seconds: Annotated[
         float, msgspec.Meta(gt=0), setting("how often counters (CPU, network) are read, seconds")
     ] = 60.0
