@@ -178,8 +178,7 @@ machine = Table(
     "accounting_machine",
     metadata,
     Column("vm_id", String(64), primary_key=True),
-    Column("summary", LargeBinary, nullable=False, comment="compute's usage fold up to the cursor, JSON"),
-    Column("reported", BigInteger, nullable=False, comment="measurement time of its last record"),
+    Column("fold", LargeBinary, nullable=False, comment="`extract.Machine` up to the cursor, JSON"),
     Column("ended", Integer, nullable=False, index=True),
 )
 
