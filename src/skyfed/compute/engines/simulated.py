@@ -64,6 +64,7 @@ class Machine:
     whole: bool = True
     boots: int = 0
     booted: datetime | None = None
+    runs: bool = False
     last: VmCounters | None = None
     console: bytearray = field(default_factory=bytearray)
     ignores_power_button: bool = False
@@ -239,7 +240,7 @@ class SimulatedEngine:
 
     async def stats(self) -> tuple[VmCounters, ...]:
         await self._call("stats")
-        return tuple(self._counters(machine) for machine in self.host.machines.values() if machine.booted)
+        return tuple(self._counters(machine) for machine in self.host.machines.values() if machine.runs)
 
     async def console_log(self, id: str, tail_bytes: int) -> bytes:
         await self._call("console_log")
@@ -295,6 +296,7 @@ class SimulatedEngine:
         if through is VmState.BUILDING:  # a new hypervisor process; a reset keeps the process and its counters
             machine.boots += 1
             machine.booted = self._clock.now()
+            machine.runs = True
         self._enter(machine, through)
 
         async def boot() -> None:
@@ -328,9 +330,9 @@ class SimulatedEngine:
         self._publish(EventKind.STATE, machine.spec.id, self._seen(machine))
 
     def _ended(self, machine: Machine, state: VmState, fault: str | None = None) -> None:
-        if machine.booted is not None:
+        if machine.runs:
             machine.last = self._counters(machine)
-            machine.booted = None
+            machine.runs = False
         self._enter(machine, state, fault)
 
     def _remove(self, machine: Machine) -> None:
@@ -350,7 +352,6 @@ class SimulatedEngine:
         spec = machine.spec
         if not machine.whole:
             return EngineVm(id=spec.id, state=VmState.BUILDING, since=machine.since)
-        running = machine.booted is not None
         endpoint = Endpoint(name="ssh", host="127.0.0.1", port=machine.port, guest_port=22)
         number = machine.port % 0xFFFFFF
         mac = "52:54:00:" + ":".join(f"{number >> shift & 0xFF:02x}" for shift in (16, 8, 0))
@@ -359,11 +360,12 @@ class SimulatedEngine:
             id=spec.id,
             state=machine.state,
             since=machine.since,
+            booted=machine.booted,
             fault=machine.fault,
-            endpoints=(endpoint,) if running else (),
+            endpoints=(endpoint,) if machine.runs else (),
             nics=(nic,),
             disks=(Disk(id=f"{spec.id}_root", device="vda", size_gib=spec.disk_gib),),
-            counters=self._counters(machine) if running else machine.last,
+            counters=self._counters(machine) if machine.runs else machine.last,
         )
 
     def _counters(self, machine: Machine) -> VmCounters:
