@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from skyfed.identity.verdict import Verdict
 from skyfed.occi import answers
 from skyfed.occi.assembly import Settings, build
 from skyfed.web.errors import Boundary
+from skyfed.web.server import Server
 from support.asgi import Answer, acall, accepted
 from support.compute_site import HandClock, Site
 
@@ -78,6 +81,7 @@ class Front:
         """The path of a new machine."""
         answer = await self.call("POST", "/compute/", self.request(*lines), **options)
         assert answer.status == 201, answer.text
+        self.site.clock.advance(1)  # collections are in order of creation
         return answer.headers["location"].removeprefix(URL)
 
     async def active(self, *lines: str, **options: Any) -> str:
@@ -104,6 +108,16 @@ def attributes(answer: Answer) -> dict[str, str]:
     return dict(re.findall(r"(?m)^X-OCCI-Attribute: ([^=]+)=(.*)$", answer.text))
 
 
+async def opened(site: Site, settings: Settings | None, url: str, image: str) -> Front:
+    """The front door of a started site, with an image to start."""
+    front = Front(site, settings or Settings(vos={"demo.skyfed": Target(project="demo")}), url)
+    front.image = await site.image(image)
+    names = front.assembly.app._service.names
+    front.os_tpl = names.os_tpl_scheme + front.image.os_tpl_term
+    front.resource_tpl = names.resource_tpl_scheme + "tiny"
+    return front
+
+
 def play(
     directory: Path, story: Story, *, settings: Settings | None = None, url: str = URL, image: str = "debian-12"
 ) -> None:
@@ -113,13 +127,59 @@ def play(
         site = Site(directory, clock=HandClock())
         try:
             await site.start()
-            front = Front(site, settings or Settings(vos={"demo.skyfed": Target(project="demo")}), url)
-            front.image = await site.image(image)
-            names = front.assembly.app._service.names
-            front.os_tpl = names.os_tpl_scheme + front.image.os_tpl_term
-            front.resource_tpl = names.resource_tpl_scheme + "tiny"
+            front = await opened(site, settings, url, image)
             await story(front)
         finally:
             await site.stop()
 
     asyncio.run(asyncio.wait_for(whole(), 60))
+
+
+class Live:
+    """A front door on a real listener without TLS, in a thread of its own: for clients that block. Every request comes as
+    `who`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.who = member()
+        self.url = ""
+        self.front: Front
+        self._directory = directory
+        self._loop: asyncio.AbstractEventLoop
+        self._ready: Future[None] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="occi")
+
+    def __enter__(self) -> "Live":
+        self._thread.start()
+        self._ready.result(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._done.set)
+        self._thread.join(20)
+
+    def do(self, story: Story) -> None:
+        """Run `story` on the site's own loop, and wait for it."""
+        asyncio.run_coroutine_threadsafe(story(self.front), self._loop).result(20)  # type: ignore[arg-type]
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._done = asyncio.Event()
+        site = Site(self._directory, clock=HandClock())
+        server = Server(self._serve, service="occi")
+        try:
+            await site.start()
+            self.url = f"http://127.0.0.1:{await server.listen('127.0.0.1', 0)}"
+            self.front = await opened(site, None, self.url, "debian-12")
+            self._ready.set_result(None)
+            await self._done.wait()
+        except BaseException as error:
+            if not self._ready.done():
+                self._ready.set_exception(error)
+            raise
+        finally:
+            await server.stop(grace=1.0)
+            await site.stop()
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        scope["skyfed.verdict"] = self.who
+        await self.front.app(scope, receive, send)

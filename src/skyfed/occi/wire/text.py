@@ -483,7 +483,7 @@ def category_fields(categories: Iterable[Category]) -> list[Field]:
 
 def resource_fields(resource: Resource, location: str) -> list[Field]:
     """A resource at the path `location`: categories, attributes, links, and a link for each action it offers."""
-    fields = [*_reference_fields(resource.kind, resource.mixins), *_attribute_fields(resource.attributes)]
+    fields = [*_reference_fields(resource.kind, resource.mixins), *attribute_fields(resource.attributes)]
     fields += [_link_field(link) for link in resource.links]
     return fields + _action_fields(location, resource.actions)
 
@@ -495,7 +495,7 @@ def link_fields(link: Link, location: str) -> list[Field]:
         attributes[SOURCE_KIND] = link.source_kind
     if link.target_kind:
         attributes[TARGET_KIND] = link.target_kind
-    fields = [*_reference_fields(link.kind, link.mixins), *_attribute_fields(attributes)]
+    fields = [*_reference_fields(link.kind, link.mixins), *attribute_fields(attributes)]
     return fields + _action_fields(location, link.actions)
 
 
@@ -503,7 +503,7 @@ def action_fields(action: str, attributes: Mapping[str, Value]) -> list[Field]:
     """The invocation of an action (a request's content)."""
     scheme, term = split_type_id(action)
     category = Category(term=term, scheme=scheme, cls=ACTION)
-    return [category_field(category, full=False), *_attribute_fields(attributes)]
+    return [category_field(category, full=False), *attribute_fields(attributes)]
 
 
 def location_fields(uris: Iterable[str]) -> list[Field]:
@@ -543,7 +543,8 @@ def _reference_fields(kind: str, mixins: Iterable[str]) -> Iterator[Field]:
         yield category_field(Category(term=term, scheme=scheme, cls=cls), full=False)
 
 
-def _attribute_fields(attributes: Mapping[str, Value]) -> list[Field]:
+def attribute_fields(attributes: Mapping[str, Value]) -> list[Field]:
+    """An X-OCCI-Attribute field each."""
     return [(ATTRIBUTE, f"{name}={_value(value)}") for name, value in attributes.items()]
 
 

@@ -1,0 +1,309 @@
+"""`skyfed vm`: virtual machines at any OCCI endpoint; `skyfed occi`: what an endpoint offers.
+
+The credential is the proxy that `skyfed proxy init` made ($X509_USER_PROXY, else /tmp/x509up_u<uid>); authorities are in
+$X509_CERT_DIR. Base dependencies only: it runs on a laptop with nothing but `pip install skyfed`.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from skyfed.core.errors import Invalid, NotFound
+from skyfed.core.terminal import Progress, emit, json_option, table
+from skyfed.core.text import one_line
+from skyfed.occi.client import Machine, OcciClient, Order, ssh_address
+from skyfed.occi.model import MIXIN, Category
+
+Command = Callable[..., Any]
+
+SITE_VARIABLE = "SKYFED_OCCI_"
+MAX_FILE = 256 * 1024
+WAIT_SECONDS = 600.0
+_STATES_AFTER = {"start": "active", "stop": "inactive", "restart": "active"}
+
+
+def _endpoint_options(command: Command) -> Command:
+    """Give the command `client`, from the options that say which endpoint and which credential."""
+
+    @click.option("--site", metavar="NAME", help="The site whose endpoint is in $SKYFED_OCCI_<NAME>.")
+    @click.option("--endpoint", metavar="URL", help="OCCI endpoint (default: the only $SKYFED_OCCI_<NAME> there is).")
+    @click.option("--proxy", "proxy", type=click.Path(path_type=Path), help="Credential (default $X509_USER_PROXY).")
+    @click.option(
+        "--certificates",
+        type=click.Path(path_type=Path),
+        envvar="X509_CERT_DIR",
+        default=Path("/etc/grid-security/certificates"),
+        help="Directory of trusted authorities (default $X509_CERT_DIR).",
+    )
+    @wraps(command)
+    def wrapped(site: str | None, endpoint: str | None, proxy: Path | None, certificates: Path, **rest: Any) -> Any:
+        return command(client=_client(_endpoint(site, endpoint), proxy or proxy_path(), certificates), **rest)
+
+    return wrapped
+
+
+def _endpoint(site: str | None, endpoint: str | None) -> str:
+    """The URL meant. Raises click.UsageError saying what there is."""
+    if endpoint:
+        return endpoint
+    known = {
+        name.removeprefix(SITE_VARIABLE): value for name, value in os.environ.items() if name.startswith(SITE_VARIABLE)
+    }
+    if site:
+        key = "".join(c if c.isalnum() else "_" for c in site.upper())
+        if key in known:
+            return known[key]
+        there = ", ".join(sorted(known)).lower() or "none"
+        raise click.UsageError(f"no ${SITE_VARIABLE}{key} is set (sites set: {there}); give --endpoint URL")
+    if len(known) == 1:
+        return next(iter(known.values()))
+    there = ", ".join(sorted(known)).lower() or "none; `skyfed env` prints them"
+    raise click.UsageError(f"say which site: --site NAME (set: {there}) or --endpoint URL")
+
+
+def proxy_path() -> Path:
+    """Where every grid client looks for the user's proxy."""
+    return Path(os.environ.get("X509_USER_PROXY") or f"/tmp/x509up_u{os.getuid()}")  # noqa: S108  # the fixed name
+
+
+def _client(endpoint: str, proxy: Path, certificates: Path) -> OcciClient:
+    from skyfed.core.clock import SystemClock
+    from skyfed.core.http import Client
+    from skyfed.pki.tls import ClientTls
+    from skyfed.pki.trust import TrustStore
+
+    if not proxy.is_file():
+        raise NotFound(f"there is no proxy at {proxy}; make one with `skyfed proxy init`", code="no_proxy")
+    clock = SystemClock()
+    tls = ClientTls(TrustStore(certificates, clock), clock, cert=proxy, system_roots=True)
+    return OcciClient(endpoint, Client(ssl_context=tls.current))
+
+
+@click.group()
+def vm() -> None:
+    """Virtual machines at a site.
+
+    \b
+    skyfed vm create --site alpha --image debian-12 --flavour small --ssh-key ~/.ssh/id_ed25519.pub --wait
+    skyfed vm list --site alpha
+    skyfed vm ssh web1 -- uname -a
+    skyfed vm delete web1
+
+    A machine is named by its title, its identifier, or the beginning of it.
+    """
+
+
+@vm.command()
+@click.option("--image", required=True, help="Image: term, title or identifier (see `skyfed occi model`).")
+@click.option("--flavour", required=True, help="Size: term or identifier (see `skyfed occi model`).")
+@click.option("--title", default="", help="A name for people; also the guest's host name.")
+@click.option("--ssh-key", type=click.Path(path_type=Path), help="Your public key file, e.g. ~/.ssh/id_ed25519.pub.")
+@click.option("--user-data", type=click.Path(path_type=Path), help="File given to the guest as it is (cloud-init).")
+@click.option("--token", default="", help="A UUID: the same again gives the same machine, not a second one.")
+@click.option("--wait", "wait", is_flag=True, help="Return when the machine runs.")
+@click.option("--seconds", default=WAIT_SECONDS, show_default=True, help="Longest time to wait.")
+@_endpoint_options
+@json_option
+def create(
+    client: OcciClient,
+    image: str,
+    flavour: str,
+    title: str,
+    ssh_key: Path | None,
+    user_data: Path | None,
+    token: str,
+    wait: bool,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Make a virtual machine and start it."""
+    order = Order(
+        image=image,
+        flavour=flavour,
+        title=title,
+        ssh_key=_key(ssh_key) if ssh_key else "",
+        user_data=_bytes(user_data) if user_data else b"",
+        token=token,
+    )
+    location = client.create(order)
+    machine = _waited(client, location, "active", seconds, quiet=as_json) if wait else client.get(location)
+    emit(machine, as_json=as_json, human=_described)
+
+
+@vm.command("list")
+@_endpoint_options
+@json_option
+def list_machines(client: OcciClient, as_json: bool) -> None:
+    """Your virtual machines, and those of your VO."""
+    machines = client.list()
+    emit(machines, as_json=as_json, human=_listed)
+
+
+@vm.command()
+@click.argument("machine")
+@_endpoint_options
+@json_option
+def show(client: OcciClient, machine: str, as_json: bool) -> None:
+    """One virtual machine in full."""
+    emit(client.find(machine), as_json=as_json, human=_described)
+
+
+def _action_command(term: str, help_text: str, methods: Sequence[str]) -> None:
+    """Define `skyfed vm start|stop|restart`."""
+
+    @click.argument("machine")
+    @click.option("--wait", "wait", is_flag=True, help="Return when it is done.")
+    @click.option("--seconds", default=WAIT_SECONDS, show_default=True, help="Longest time to wait.")
+    @_endpoint_options
+    @json_option
+    def run(
+        client: OcciClient, machine: str, wait: bool, seconds: float, as_json: bool, method: str | None = None
+    ) -> None:
+        found = client.find(machine)
+        client.act(found.location, term, method or "")
+        after = (
+            _waited(client, found.location, _STATES_AFTER[term], seconds, quiet=as_json)
+            if wait
+            else client.get(found.location)
+        )
+        emit(after, as_json=as_json, human=_described)
+
+    if methods:
+        run = click.option("--method", type=click.Choice(methods), help="How (default: the site's).")(run)
+    vm.command(term, help=help_text)(run)
+
+
+_action_command("start", "Start a stopped virtual machine.", ())
+_action_command("stop", "Stop a virtual machine; it keeps its disk.", ("graceful", "acpioff", "poweroff"))
+_action_command("restart", "Restart a running virtual machine.", ("graceful", "warm", "cold"))
+
+
+@vm.command()
+@click.argument("machines", nargs=-1, required=True)
+@_endpoint_options
+@json_option
+def delete(client: OcciClient, machines: tuple[str, ...], as_json: bool) -> None:
+    """Delete virtual machines and their disks."""
+    found = [client.find(machine) for machine in machines]
+    for machine in found:
+        client.delete(machine.location)
+    emit({"deleted": [one.id for one in found]}, as_json=as_json, human=lambda said: "\n".join(said["deleted"]))
+
+
+@vm.command(context_settings={"ignore_unknown_options": True})
+@click.argument("machine")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option("--user", default="root", show_default=True, help="Account in the guest.")
+@click.option("--identity", "-i", type=click.Path(path_type=Path), help="Your private key file.")
+@_endpoint_options
+def ssh(client: OcciClient, machine: str, command: tuple[str, ...], user: str, identity: Path | None) -> None:
+    """Log in to a virtual machine, or run COMMAND in it."""
+    argv = ssh_command(client.find(machine), user=user, identity=identity, command=command)
+    try:
+        os.execvp(argv[0], argv)  # noqa: S606  # no shell: the argument list is ours
+    except FileNotFoundError as error:
+        raise NotFound("there is no ssh on this machine; install openssh-client", code="no_ssh") from error
+
+
+def ssh_command(machine: Machine, *, user: str, identity: Path | None, command: Sequence[str]) -> list[str]:
+    """The ssh command line. The host key is remembered under the machine's identifier: forwarded ports are used again
+    by other machines, whose keys must not be taken for an attack."""
+    host, port = ssh_address(machine)
+    if not host or host.startswith("-") or not user or user.startswith("-"):
+        raise Invalid(f"'{one_line(user)}@{one_line(host)}' is no address to log in to", code="ssh_address")
+    argv = ["ssh", "-p", str(port), "-l", user]
+    argv += ["-o", f"HostKeyAlias={machine.id}", "-o", "StrictHostKeyChecking=accept-new"]
+    if identity is not None:
+        argv += ["-i", str(identity), "-o", "IdentitiesOnly=yes"]
+    return [*argv, "--", host, *command]
+
+
+@click.group()
+def occi() -> None:
+    """What an OCCI endpoint offers."""
+
+
+@occi.command()
+@click.option("--all", "everything", is_flag=True, help="Every category, not only images and sizes.")
+@_endpoint_options
+@json_option
+def model(client: OcciClient, everything: bool, as_json: bool) -> None:
+    """The query interface: the images and sizes for --image and --flavour."""
+    categories = client.model() if everything else (*client.os_templates(), *client.resource_templates())
+    emit(categories, as_json=as_json, human=_model)
+
+
+def _waited(client: OcciClient, location: str, state: str, seconds: float, *, quiet: bool) -> Machine:
+    with Progress(f"waiting until the machine is {state}:", quiet=quiet) as progress:
+        return client.wait(
+            location, state, seconds=seconds, progress=lambda m: progress.step(f"{m.state} {one_line(m.message, 80)}")
+        )
+
+
+def _key(path: Path) -> str:
+    key = _bytes(path).decode("ascii", "replace").strip()
+    if "PRIVATE KEY" in key or "\n" in key or not key.startswith(("ssh-", "ecdsa-", "sk-")):
+        raise Invalid(f"{path} is no OpenSSH public key; right is the .pub file, one line", code="ssh_key")
+    return key
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        with path.expanduser().open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise Invalid(f"cannot read {path}: {error.strerror}", code="unreadable") from error
+    if len(data) > MAX_FILE:
+        raise Invalid(f"{path} is larger than {MAX_FILE} bytes", code="file_size")
+    return data
+
+
+def _listed(machines: Sequence[Machine]) -> str:
+    if not machines:
+        return "no machines"
+    rows = [
+        (one.id, one_line(one.title, 40) or "-", one.state, _term(one.image), _term(one.flavour), _ssh(one))
+        for one in machines
+    ]
+    return table(rows, ("ID", "TITLE", "STATE", "IMAGE", "FLAVOUR", "SSH"))
+
+
+def _described(machine: Machine) -> str:
+    values = (
+        ("id", machine.id),
+        ("title", machine.title),
+        ("state", f"{machine.state} ({machine.message})" if machine.message else machine.state),
+        ("image", machine.image),
+        ("flavour", machine.flavour),
+        ("cores", "" if machine.cores is None else str(machine.cores)),
+        ("memory", "" if machine.memory_gib is None else f"{machine.memory_gib:g} GiB"),
+        ("addresses", ", ".join(machine.addresses)),
+        ("ssh", _ssh(machine)),
+        ("actions", ", ".join(machine.actions)),
+        ("location", machine.location),
+    )
+    return "\n".join(f"{name:10} {one_line(value)}" for name, value in values if value and value != "-")
+
+
+def _ssh(machine: Machine) -> str:
+    return f"{machine.ssh_host}:{machine.ssh_port}" if machine.ssh_host else ", ".join(machine.addresses) or "-"
+
+
+def _term(type_id: str) -> str:
+    return one_line(type_id.rpartition("#")[2], 60) or "-"
+
+
+def _model(categories: Sequence[Category]) -> str:
+    rows = [
+        (
+            one.depends[0].rpartition("#")[2] if one.cls == MIXIN and one.depends else one.cls,
+            one.term,
+            one_line(one.title, 60),
+        )
+        for one in categories
+    ]
+    return table(rows, ("WHAT", "TERM", "TITLE")) if rows else "nothing for your VO"
