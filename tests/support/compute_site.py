@@ -58,6 +58,7 @@ class HandClock(FixedClock):
     def __init__(self, now: datetime = START) -> None:
         super().__init__(now)
         self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
+        self._fell_asleep = asyncio.Event()
 
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:
@@ -65,7 +66,14 @@ class HandClock(FixedClock):
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._sleepers.append((self.monotonic() + seconds, done))
+        self._fell_asleep.set()
         await done
+
+    async def asleep(self) -> None:
+        """Return when somebody sleeps: time can be moved now."""
+        while not any(not done.done() for _, done in self._sleepers):
+            self._fell_asleep.clear()
+            await within(self._fell_asleep.wait())
 
     def advance(self, seconds: float) -> None:
         super().advance(seconds)

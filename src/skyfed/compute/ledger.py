@@ -17,7 +17,7 @@ from skyfed.compute.contract import EngineVm, VmCounters
 from skyfed.compute.lifecycle import Change, Record
 from skyfed.compute.model import UsageEvent, Vm, VmState
 from skyfed.compute.projection import Projection
-from skyfed.compute.usage import CLOCK_TOLERANCE, ENDED, RUNNING, stamp
+from skyfed.compute.usage import CLOCK_TOLERANCE, ENDED, RUNNING, Meter, Stamp, stamp
 from skyfed.core.clock import Clock
 from skyfed.core.sql import Database
 from skyfed.core.text import one_line
@@ -34,10 +34,11 @@ class Ledger:
         self._projection = projection
         self._clock = clock
         self._site = site
-        # How far wall and monotonic clock were apart at each machine's last event (and at our start): the
-        # difference to the present value is what the wall clock was set by in between.
+        # How far wall and monotonic clock were apart at each machine's last event: the difference to the present
+        # value is what the wall clock was set by in between. Those not here had their last event before our start.
         self._offsets: dict[str, float] = {}
-        self._first_offset = self._offset()
+        self._start_offset = self._offset()
+        self._steady_offset = self._start_offset
         self._writing: set[asyncio.Task[Record | None]] = set()
 
     async def load(self) -> None:
@@ -79,7 +80,7 @@ class Ledger:
 
     def opened(self, conn: Connection, vm: Vm) -> UsageEvent:
         """Write the first usage event of a machine whose row is being inserted."""
-        event = _event(self._site, vm, old=None, when=vm.created, elapsed=0.0)
+        event = _event(self._site, vm, None, Stamp(vm.created, 0.0, 0.0), Meter())
         store.append(conn, event)
         return event
 
@@ -112,30 +113,26 @@ class Ledger:
         for record, pen, told in await self._db.awrite(job):
             self._done(record, pen, told)
 
-    def stepped(self) -> frozenset[str]:
-        """The machines whose last event was before a step of the wall clock: to be checkpointed, so that no
-        later reader has to know of the step."""
-        now = self._offset()
-        return frozenset(
-            record.vm.id
-            for record in self._projection.records()
-            if abs(now - self._offsets.get(record.vm.id, self._first_offset)) > CLOCK_TOLERANCE
-        )
+    def stepped(self) -> bool:
+        """Whether the wall clock has jumped since this was asked last. All machines should be checkpointed then, so that
+        no reader after our end has to know of the jump."""
+        before, self._steady_offset = self._steady_offset, self._offset()
+        return abs(self._steady_offset - before) > CLOCK_TOLERANCE
 
     def _done(self, record: Record | None, pen: "Pen", told: bool) -> None:
         if record is None:
             return
-        if told:
-            self._offsets[record.vm.id] = pen.offset
         if record.vm.observed is VmState.DELETED:
             self._offsets.pop(record.vm.id, None)
+        elif told:
+            self._offsets[record.vm.id] = pen.offset
         self._projection.put(record)
         if told:
             self._projection.usage.bump()
 
     def _pen(self, vm_id: str) -> "Pen":
         offset = self._offset()
-        step = offset - self._offsets.get(vm_id, self._first_offset)
+        step = offset - self._offsets.get(vm_id, self._start_offset)
         return Pen(site=self._site, now=self._clock.now(), offset=offset, step=step)
 
     def _offset(self) -> float:
@@ -158,38 +155,41 @@ class Pen(msgspec.Struct, frozen=True, kw_only=True):
         if change.observed is vm.observed:
             new = msgspec.structs.replace(vm, desired=desired, fault=fault)
             return msgspec.structs.replace(record, vm=new, method=change.method), None
-        when, elapsed = self._stamp(record, change.at)
+        stamp = self._stamp(record, change.at)
         new = msgspec.structs.replace(
             vm,
             observed=change.observed,
             desired=desired,
             fault=fault,
-            changed=when,
-            launched=vm.launched or (when if change.observed in RUNNING else None),
-            terminated=vm.terminated or (when if change.observed in ENDED else None),
+            changed=stamp.when,
+            launched=vm.launched or (stamp.when if change.observed in RUNNING else None),
+            terminated=vm.terminated or (stamp.when if change.observed in ENDED else None),
         )
-        event = _event(self.site, new, old=vm.observed, when=when, elapsed=elapsed, record=record)
-        return msgspec.structs.replace(record, vm=new, method=change.method, stamp=when), event
+        return _stamped(msgspec.structs.replace(record, vm=new, method=change.method), stamp), _event(
+            self.site, new, vm.observed, stamp, record.meter
+        )
 
     def sample(self, record: Record) -> tuple[Record, UsageEvent]:
         """The record and a usage event that changes nothing but holds the counters."""
-        when, elapsed = self._stamp(record, None)
-        vm = record.vm
-        event = _event(self.site, vm, old=vm.observed, when=when, elapsed=elapsed, record=record)
-        return msgspec.structs.replace(record, stamp=when), event
+        stamp = self._stamp(record, None)
+        return _stamped(record, stamp), _event(self.site, record.vm, record.vm.observed, stamp, record.meter)
 
-    def _stamp(self, record: Record, at: datetime | None) -> tuple[datetime, float]:
-        return stamp(at or self.now, now=self.now, last=record.stamp, step=self.step)
+    def _stamp(self, record: Record, at: datetime | None) -> Stamp:
+        # Dates that are ahead of the clock since an earlier jump stay so: the clock jumped back against them.
+        step = self.step - record.ahead
+        return stamp(at or self.now, now=self.now, last=record.stamp, step=step)
 
 
-def _event(
-    site: str, vm: Vm, *, old: VmState | None, when: datetime, elapsed: float, record: Record | None = None
-) -> UsageEvent:
-    event = UsageEvent(
+def _stamped(record: Record, stamp: Stamp) -> Record:
+    return msgspec.structs.replace(record, stamp=stamp.when, ahead=stamp.ahead)
+
+
+def _event(site: str, vm: Vm, old: VmState | None, stamp: Stamp, meter: Meter) -> UsageEvent:
+    return UsageEvent(
         seq=0,
         vm_id=vm.id,
-        when=when,
-        elapsed=elapsed,
+        when=stamp.when,
+        elapsed=stamp.elapsed,
         old=old,
         new=vm.observed,
         site=site,
@@ -202,9 +202,9 @@ def _event(
         memory_mib=vm.flavour.memory_mib,
         disk_gib=vm.flavour.disk_gib,
         benchmark=vm.flavour.benchmark,
+        counters=meter.total,
         public_ips=_public(vm),
     )
-    return event if record is None else msgspec.structs.replace(event, counters=record.meter.total)
 
 
 def _public(vm: Vm) -> int:

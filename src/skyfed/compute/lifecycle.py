@@ -11,7 +11,7 @@ is no news.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -31,7 +31,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     """Of the stop or restart that was asked for and is not done; empty: none."""
     stamp: datetime
-    """Of its newest usage event."""
+    """Date of its newest usage event."""
+    ahead: float = 0.0
+    """Seconds by which its dates are ahead of the wall clock (`usage.stamp`)."""
     meter: Meter
 
 
@@ -118,11 +120,11 @@ def seen(record: Record, view: EngineVm, *, answer: bool = False) -> tuple[Chang
     vm = record.vm
     if vm.desired is DesiredState.DELETED:
         return ()
-    news = answer or view.since >= vm.changed
+    news = answer or _dated(record, view.since) >= vm.changed
     if view.state is VmState.ACTIVE:
         return _seen_active(record, view, news=news)
     if view.state is VmState.STOPPED:
-        return _seen_stopped(vm, view)
+        return _seen_stopped(record, view)
     if view.state in _TOLD and view.state is not vm.observed and (news or vm.observed not in _UNDER_WAY):
         return (Change(observed=view.state, at=view.since, fault=view.fault),)
     if view.state is VmState.STOPPING and vm.observed is VmState.ACTIVE:
@@ -152,14 +154,20 @@ def _seen_active(record: Record, view: EngineVm, *, news: bool) -> tuple[Change,
     return (_running(view.since),)
 
 
-def _seen_stopped(vm: Vm, view: EngineVm) -> tuple[Change, ...]:
+def _seen_stopped(record: Record, view: EngineVm) -> tuple[Change, ...]:
+    vm = record.vm
     halted = Change(observed=VmState.STOPPED, at=view.since, desired=DesiredState.STOPPED, fault=view.fault)
     if vm.observed not in _STARTING and vm.observed is not VmState.STOPPED:
         return (halted,)
     # Did it run, and end, without anybody here to see it? Then that run is recorded first.
-    if view.booted is not None and (vm.launched is None or view.booted >= vm.changed):
+    if view.booted is not None and (vm.launched is None or _dated(record, view.booted) >= vm.changed):
         return (_running(view.booted), halted)
     return ()
+
+
+def _dated(record: Record, moment: datetime) -> datetime:
+    """A moment that the engine measured, on the time line of the machine's own dates."""
+    return moment + timedelta(seconds=record.ahead)
 
 
 def _running(since: datetime) -> Change:

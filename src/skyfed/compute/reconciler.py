@@ -96,6 +96,8 @@ class Reconciler:
         self._slots = asyncio.Semaphore(settings.engine_calls)
         self._workers: dict[str, _Worker] = {}
         self._issued: dict[str, _Issued] = {}
+        # Grows when the engine may have forgotten what it was asked for.
+        self._epoch = 0
         # Counts what the engine has told; a look-up that began before a later telling is old news for that
         # machine.
         self._tellings = 0
@@ -133,10 +135,12 @@ class Reconciler:
                 if len(storing) >= EVENTS_IN_FLIGHT:
                     await asyncio.wait(storing, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await asyncio.gather(*storing, return_exceptions=True)
+            for task in storing:
+                task.cancel()  # what is being written is written all the same: see Ledger.apply
 
     async def _tell(self, event: EngineEvent) -> None:
         if event.kind is EventKind.RESYNC:
+            self._epoch += 1
             self._issued.clear()
             self._wake()
         elif event.kind is EventKind.GONE and event.id is not None:
@@ -238,11 +242,13 @@ class Reconciler:
         if not self.synced.is_set():
             return  # a guest that ended while we were away must not be counted up to now
         samples = [sample for sample in await self._engine.stats() if self._projection.record(sample.id) is not None]
-        checkpoint = self._ledger.stepped()
         now = self._clock.monotonic()
-        if now - self._checkpointed >= self._settings.checkpoint_seconds:
+        checkpoint: frozenset[str] = frozenset()
+        if self._ledger.stepped():
+            checkpoint = frozenset(record.vm.id for record in self._projection.records())
+        elif now - self._checkpointed >= self._settings.checkpoint_seconds:
             self._checkpointed = now
-            checkpoint |= frozenset(sample.id for sample in samples)
+            checkpoint = frozenset(sample.id for sample in samples)
         await self._ledger.read(samples, checkpoint=checkpoint)
 
     # -- workers ---------------------------------------------------------------------------------------------
@@ -302,10 +308,11 @@ class Reconciler:
                 if call is Call.RESTART and issued is not None:
                     await self._give_up_restart(now.vm)
                     return True
+                epoch = self._epoch
                 await self._ask(call, now)
-                self._issued[now.vm.id] = _Issued(call, now.method, self._clock.monotonic())
-                if (after := self._projection.record(now.vm.id)) is None or next_call(after) is not call:
-                    del self._issued[now.vm.id]
+                after = self._projection.record(now.vm.id)
+                if after is not None and next_call(after) is call and epoch == self._epoch:
+                    self._issued[now.vm.id] = _Issued(call, now.method, self._clock.monotonic())
         except Exception as error:  # noqa: BLE001 - whatever an engine lets out belongs to this one machine
             self._issued.pop(record.vm.id, None)
             return await self._failed(call, record, error)

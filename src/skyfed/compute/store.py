@@ -148,6 +148,7 @@ def _mutable(record: Record) -> dict[str, Any]:
         "terminated_us": _micros(vm.terminated),
         "changed_us": micros(vm.changed),
         "stamp_us": micros(record.stamp),
+        "ahead": record.ahead,
         "places": _json(Places(endpoints=vm.endpoints, nics=vm.nics, disks=vm.disks)),
         "meter": _json(record.meter),
         "version": vm.version,
@@ -188,6 +189,7 @@ def _record(row: RowMapping) -> Record:
         image_sha512=row["image_sha512"],
         method=row["method"],
         stamp=instant(row["stamp_us"]),
+        ahead=row["ahead"],
         meter=msgspec.json.decode(row["meter"], type=Meter),
     )
 

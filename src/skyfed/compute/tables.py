@@ -87,6 +87,7 @@ vm = Table(
     Column("terminated_us", BigInteger),
     Column("changed_us", BigInteger, nullable=False),
     Column("stamp_us", BigInteger, nullable=False, comment="of its newest usage event"),
+    Column("ahead", Float, nullable=False, comment="seconds its dates are ahead of a clock that was set back"),
     Column("places", Text, nullable=False, comment="JSON: endpoints, nics, disks"),
     Column("context", LargeBinary, comment="msgpack; forgotten with the machine: it holds secrets"),
     Column("context_digest", String(64), nullable=False),

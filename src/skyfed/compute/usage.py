@@ -88,17 +88,27 @@ def _max(a: T | None, b: T | None) -> T | None:
 # -- time ----------------------------------------------------------------------------------------------------
 
 
-def stamp(at: datetime, *, now: datetime, last: datetime, step: float) -> tuple[datetime, float]:
-    """When an event is dated and how many seconds lie between it and the machine's last event.
+class Stamp(msgspec.Struct, frozen=True):
+    """How an event is dated."""
 
-    `at` is the measured instant, `now` the present one, `step` how far the wall clock jumped since `last`
-    (seconds, positive: forward). The date never goes back, the duration leaves the jump out: a clock set
-    back by an hour neither makes a record end before it began nor loses an hour of usage.
+    when: datetime
+    elapsed: float
+    """Seconds since the machine's last event, steps of the wall clock left out."""
+    ahead: float
+    """Seconds by which this machine's dates are ahead of the wall clock, since that was set back."""
+
+
+def stamp(at: datetime, *, now: datetime, last: datetime, step: float) -> Stamp:
+    """Date what happened `at`, the present being `now` and the machine's last event dated `last`.
+
+    `step`: by how much the wall clock jumped against the clock of that date (seconds, positive: forward). Dates never
+    go back and durations leave the jump out: a clock set back by an hour neither makes a record end before it began
+    nor loses an hour of usage. The machine's dates then stay ahead of the clock; those of new machines are not.
     """
     jump = step if abs(step) > CLOCK_TOLERANCE else 0.0
     at = min(at, now)
     elapsed = max(0.0, (at - last).total_seconds() - jump)
-    return max(at, last + timedelta(seconds=elapsed)), elapsed
+    return Stamp(max(at, last + timedelta(seconds=elapsed)), elapsed, max(0.0, -jump))
 
 
 # -- the fold ------------------------------------------------------------------------------------------------
@@ -127,6 +137,8 @@ def advance(summary: UsageSummary | None, event: UsageEvent) -> UsageSummary:
         )
     if event.vm_id != summary.last.vm_id:
         raise ValueError(f"fold is per machine: event of {event.vm_id} after those of {summary.last.vm_id}")
+    if summary.end is not None:
+        return msgspec.structs.replace(summary, counters=at_least(event.counters, summary.counters), last=event)
     counted = _counted(summary, event.elapsed)
     launched = summary.launched or (event.when if event.new in RUNNING else None)
     # `unknown` is not a state of the guest but of our knowledge: what was last known goes on being counted.
@@ -135,7 +147,7 @@ def advance(summary: UsageSummary | None, event: UsageEvent) -> UsageSummary:
         counted,
         status=_status(shown.new, launched=launched is not None),
         launched=launched,
-        end=summary.end or (event.when if event.new in ENDED else None),
+        end=event.when if event.new in ENDED else None,
         counters=at_least(event.counters, summary.counters),
         last=shown,
     )

@@ -106,6 +106,9 @@ def upgrade() -> None:
         sa.Column("terminated_us", sa.BigInteger(), nullable=True),
         sa.Column("changed_us", sa.BigInteger(), nullable=False),
         sa.Column("stamp_us", sa.BigInteger(), nullable=False, comment="of its newest usage event"),
+        sa.Column(
+            "ahead", sa.Float(), nullable=False, comment="seconds its dates are ahead of a clock that was set back"
+        ),
         sa.Column("places", sa.Text(), nullable=False, comment="JSON: endpoints, nics, disks"),
         sa.Column(
             "context", sa.LargeBinary(), nullable=True, comment="msgpack; forgotten with the machine: it holds secrets"
