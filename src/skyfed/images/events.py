@@ -2,25 +2,15 @@
 
 from datetime import datetime
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from skyfed.core.clock import epoch, from_epoch
 from skyfed.core.text import one_line
 from skyfed.images import tables
+from skyfed.images.model import Event
 
 MAX_SHOWN = 1000
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that happened. `kind`: list-published, list-accepted, list-refused, image-pooled, image-failed,
-    image-retired, …"""
-
-    at: datetime
-    kind: str
-    subject: str
-    detail: str
 
 
 def note(conn: Connection, at: datetime, kind: str, subject: str, detail: str = "") -> None:

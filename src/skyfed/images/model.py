@@ -209,3 +209,13 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     checked: datetime | None = None
     accepted: datetime | None = None
     images: tuple[SubscribedImage, ...] = ()
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that happened. `kind`: list-published, list-accepted, list-refused, image-pooled, image-failed,
+    image-retired, …"""
+
+    at: datetime
+    kind: str
+    subject: str
+    detail: str
