@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -16,7 +17,9 @@ from skyfed.identity.principal import Membership
 from skyfed.identity.verdict import Verdict
 from skyfed.occi import answers
 from skyfed.occi.assembly import Settings, build
+from skyfed.web.access import Judge
 from skyfed.web.errors import Boundary
+from skyfed.web.front import front_door
 from skyfed.web.server import Server
 from support.asgi import Answer, acall, accepted
 from support.compute_site import HandClock, Site
@@ -136,11 +139,13 @@ def play(
 
 
 class Live:
-    """A front door on a real listener without TLS, in a thread of its own: for clients that block. Every request comes as
-    `who`."""
+    """A front door on a real listener, in a thread of its own: for clients that block. With `tls` and `judge` it is the
+    whole thing; without them every request comes as `who`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, tls: ssl.SSLContext | None = None, judge: Judge | None = None) -> None:
         self.who = member()
+        self._tls = tls
+        self._judge = judge
         self.url = ""
         self.front: Front
         self._directory = directory
@@ -165,11 +170,13 @@ class Live:
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
         site = Site(self._directory, clock=HandClock())
-        server = Server(self._serve, service="occi")
+        server = Server(self._serve, service="occi", tls=self._tls)
         try:
             await site.start()
-            self.url = f"http://127.0.0.1:{await server.listen('127.0.0.1', 0)}"
+            port = await server.listen("127.0.0.1", 0)
+            self.url = f"https://localhost:{port}" if self._tls else f"http://127.0.0.1:{port}"
             self.front = await opened(site, None, self.url, "debian-12")
+            self._door = self._whole_door()
             self._ready.set_result(None)
             await self._done.wait()
         except BaseException as error:
@@ -181,5 +188,14 @@ class Live:
             await site.stop()
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
-        scope["skyfed.verdict"] = self.who
-        await self.front.app(scope, receive, send)
+        await self._door(scope, receive, send)
+
+    def _whole_door(self) -> Any:
+        if self._judge is not None:
+            return front_door(self.front.assembly, service="occi", judge=self._judge, clock=self.front.site.clock)
+
+        async def known(scope: Any, receive: Any, send: Any) -> None:
+            scope["skyfed.verdict"] = self.who
+            await self.front.app(scope, receive, send)
+
+        return known

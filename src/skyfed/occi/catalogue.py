@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from skyfed.core.errors import Invalid
 from skyfed.core.text import shown
-from skyfed.occi.model import KIND, Attribute, Category, Value
+from skyfed.occi.model import Attribute, Category, Value
 
 
 class Catalogue:
@@ -46,13 +46,9 @@ class Catalogue:
             found |= more
         return tuple(category for category in self.categories if category.type_id in found)
 
-    def is_a(self, type_id: str, ancestor: str) -> bool:
-        """Whether the kind or mixin is, or descends from, `ancestor`."""
-        return any(one.type_id.lower() == type_id.lower() for one in self.related(ancestor))
-
-    def kind(self, type_id: str) -> Category:
-        """The kind with this identifier. Raises Invalid."""
-        return self.get(type_id, KIND)
+    def family(self, type_id: str) -> frozenset[str]:
+        """Identifiers, in lower case, of the category and its descendants; of an unknown one itself alone."""
+        return frozenset({type_id.lower(), *(one.type_id.lower() for one in self.related(type_id))})
 
 
 def checked(

@@ -139,7 +139,8 @@ class OcciClient:
         answer = self._get(collection, f"{PREFER_JSON}, text/uri-list;q=0.1")
         if _is_json(answer):
             messages = _read(answer, lambda one: json.parse_entities(one.body, limits=RESPONSE_LIMITS, tolerant=True))
-            return tuple(self._machine(to_resource(message), collection) for message in messages)
+            resources = (to_resource(message) for message in messages if message.attributes.get(ID))
+            return tuple(self._machine(one, collection) for one in resources if one.kind == infra.COMPUTE)
         locations = _read(answer, _locations)
         return tuple(one for one in (self._try_get(self._here(uri)) for uri in locations) if one is not None)
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from skyfed.core.errors import Invalid, NotAllowed, NotImplementedHere, TooLarge
+from skyfed.core.errors import Forbidden, Invalid, NotAllowed, NotImplementedHere, TooLarge
 from skyfed.core.log import event
 from skyfed.core.text import shown
 from skyfed.occi import answers, dispatch, negotiation
@@ -20,7 +20,7 @@ from skyfed.occi.model import REQUEST_LIMITS, Message
 from skyfed.occi.negotiation import Form, Rendering
 from skyfed.occi.service import Caller, Filter, OcciService
 from skyfed.occi.wire import json, text
-from skyfed.web.access import principal
+from skyfed.web.access import principal, verdict
 from skyfed.web.errors import REQUEST_ID
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class OcciApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive)
-        exchange.caller = self._service.caller(principal(scope))
+        exchange.caller = self._caller(scope)
         catalogue = self._service.catalogue(exchange.caller)
         path = scope.get("raw_path") or scope["path"].encode()
         exchange.target = dispatch.target(path, catalogue, self._service.names.prefix)
@@ -104,6 +104,14 @@ class OcciApp:
         if exchange.method == "HEAD":
             response.body = b""  # Content-Length stays that of the GET
         await response(scope, receive, send)
+
+    def _caller(self, scope: Scope) -> Caller:
+        """Who calls. A credential whose attribute certificate does not hold is told why, not only that it has no VO."""
+        who = principal(scope)
+        broken = verdict(scope).vo_reason
+        if not who.vos and broken is not None:
+            raise Forbidden(f"the credential gives no rights in a VO here: {broken.message}", code=broken.code)
+        return self._service.caller(who)
 
     def _handler(self, exchange: Exchange) -> Handler:
         allow = dispatch.allowed(exchange.target)

@@ -171,12 +171,12 @@ class OcciService:
 
     def list(self, caller: Caller, category: str, wanted: Filter, version: Version | None) -> Sequence[Found]:
         """The entities of a kind or mixin ("": of all), oldest first, that have what the filter wants."""
-        catalogue = self.catalogue(caller)
         needed = (category, *wanted.categories) if category else wanted.categories
+        families = [self.catalogue(caller).family(type_id) for type_id in needed]
         return tuple(
             one
-            for one in self._everything(caller, version)
-            if all(_has(one, type_id, catalogue) for type_id in needed) and _holds(one, wanted.attributes)
+            for one in self._everything(caller, category, version)
+            if all(_has(one, family) for family in families) and _holds(one, wanted.attributes)
         )
 
     def own(self, caller: Caller, wanted: Filter) -> tuple[str, ...]:
@@ -186,11 +186,16 @@ class OcciService:
         found = self.list(caller, infra.COMPUTE, wanted, None)
         return tuple(id for one in found if (id := _id(one.entity)) in mine)
 
-    def _everything(self, caller: Caller, version: Version | None) -> Iterable[Found]:
+    def _everything(self, caller: Caller, category: str, version: Version | None) -> Iterable[Found]:
+        """All entities; only those of the kind where `category` is one that has entities: most requests are of these."""
         machines = self._compute.list(caller.owner)
-        yield from (self._found(vm, version) for vm in machines)
-        yield self._network()
-        yield from (Found(link, link.location) for vm in machines for link in self._links(vm))
+        only = category if category in (infra.COMPUTE, infra.NETWORK, infra.NETWORKINTERFACE) else ""
+        if only in ("", infra.COMPUTE):
+            yield from (self._found(vm, version) for vm in machines)
+        if only in ("", infra.NETWORK):
+            yield self._network()
+        if only in ("", infra.NETWORKINTERFACE):
+            yield from (Found(link, link.location) for vm in machines for link in self._links(vm))
 
     def _found(self, vm: Vm, version: Version | None) -> Found:
         actions = self._actions()
@@ -285,10 +290,9 @@ def _id(entity: Resource | Link) -> str:
     return str(entity.attributes[ID])
 
 
-def _has(found: Found, type_id: str, catalogue: Catalogue) -> bool:
-    """Whether the entity is of the kind, or has the mixin, or one that descends from it."""
-    own = (found.entity.kind, *found.entity.mixins)
-    return any(one.lower() == type_id.lower() for one in own) or any(catalogue.is_a(one, type_id) for one in own)
+def _has(found: Found, family: frozenset[str]) -> bool:
+    """Whether the entity's kind or one of its mixins is of the family."""
+    return any(one.lower() in family for one in (found.entity.kind, *found.entity.mixins))
 
 
 def _holds(found: Found, attributes: Mapping[str, Value]) -> bool:
