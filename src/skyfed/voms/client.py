@@ -3,8 +3,7 @@
 import os
 import ssl
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -46,16 +45,16 @@ class AaClient:
         Raises Forbidden (`no_such_user`, `suspended_user`), Invalid (`ac_refused`), Unavailable, TimedOut.
         """
         failure: SkyfedError = Unavailable("there is no attribute authority to ask", code="no_contact")
-        with _context(self._trust, self._credential) as context:
-            client = Client(ssl_context=context, policy=self._policy, user_agent="skyfed proxy")
-            for contact in contacts:
-                try:
-                    return self._ask(client, contact, request)
-                except (Forbidden, Invalid):
-                    # A refusal is the VO's word; only silence is worth asking elsewhere.
-                    raise
-                except SkyfedError as error:
-                    failure = error
+        context = _context(self._trust, self._credential)
+        client = Client(ssl_context=context, policy=self._policy, user_agent="skyfed proxy")
+        for contact in contacts:
+            try:
+                return self._ask(client, contact, request)
+            except (Forbidden, Invalid):
+                # A refusal is the VO's word; only silence is worth asking elsewhere.
+                raise
+            except SkyfedError as error:
+                failure = error
         raise failure
 
     def _ask(self, client: Client, contact: Contact, request: AcRequest) -> Answer:
@@ -68,14 +67,13 @@ class AaClient:
         return rest.parse_answer(answer.status, answer.body, where)
 
 
-@contextmanager
-def _context(trust: TrustStore, credential: Credential) -> Iterator[ssl.SSLContext]:
+def _context(trust: TrustStore, credential: Credential) -> ssl.SSLContext:
     """A TLS context that shows `credential`. TLS libraries read keys from files only, so it is one for that moment."""
     with tempfile.TemporaryDirectory(prefix="skyfed-") as folder:
         path = Path(folder) / "credential.pem"
         chain = b"".join(map(pem_certificate, proxy.chain_of(credential)))
         write_atomic(path, chain + pem_key(credential.key), mode=0o600)
-        yield client_context(trust.anchors.pem(), path)
+        return client_context(trust.anchors.pem(), path)
 
 
 def errand(credential: Credential, now: datetime) -> Credential:

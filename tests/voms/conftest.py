@@ -1,0 +1,3 @@
+"""The VO service that this area's tests talk to."""
+
+pytest_plugins = ("support.voms",)
