@@ -1,11 +1,12 @@
 """Logs: one JSON object a line to a file or stderr, or short text for a terminal. `event` adds fields to a message."""
 
-import json
 import logging
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 _FIELDS = "skyfed_fields"
 
@@ -33,7 +34,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return msgspec.json.encode(line, enc_hook=str).decode()
 
 
 class Plain(logging.Formatter):
@@ -55,6 +56,9 @@ def configure(*, level: str = "INFO", file: Path | None = None, json_lines: bool
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    # Nobody prints these, and gathering them costs more than writing the line (Python's logging HOWTO, "Optimization").
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # Libraries that log every step of their own.
     for name in ("alembic", "urllib3", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -50,6 +50,8 @@ class Access:
         self._judge = judge
         self._public = public
         self._render = render
+        self._accepted = VERDICTS.labels(service, "accepted")
+        self._open = VERDICTS.labels(service, "public")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         chain = peer_chain(scope)
@@ -60,7 +62,7 @@ class Access:
             VERDICTS.labels(self._service, refusal.code).inc()
             await self._render(refusal, scope)(scope, receive, send)
             return
-        VERDICTS.labels(self._service, "accepted" if verdict.ok else "public").inc()
+        (self._accepted if verdict.ok else self._open).inc()
         await self._app(scope, receive, send)
 
 

@@ -5,13 +5,15 @@ answer, and writes the access log.
 """
 
 import asyncio
+import itertools
 import logging
 import math
 from collections.abc import Callable
 
 import msgspec
 from markupsafe import escape
-from starlette.datastructures import Headers, MutableHeaders
+from prometheus_client import Counter
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -36,7 +38,18 @@ REQUEST_ID = "skyfed.request_id"
 
 _PROBLEM = "application/problem+json"
 _FORMS = (_PROBLEM, "application/json", "text/plain", "text/html")
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+# Random once a process, then counted: unique, and a hundred times cheaper than randomness for each request.
+_REQUEST_PREFIX = new_token(6)
+_request_numbers = itertools.count(1)
+
+
+def new_request_id() -> str:
+    """A name for one request, unique among all processes and restarts."""
+    return f"{_REQUEST_PREFIX}-{next(_request_numbers):x}"
 
 
 def render(error: SkyfedError, scope: Scope) -> Response:
@@ -102,11 +115,13 @@ class Boundary:
         self._service = service
         self._clock = clock
         self._render = render
+        self._seconds = SECONDS.labels(service)
+        self._counters: dict[tuple[str, int], Counter] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return  # no websockets here; lifespan is the node's business
-        request_id = scope[REQUEST_ID] = new_token()
+        request_id = scope[REQUEST_ID] = new_request_id()
         exchange = _Exchange(send, request_id)
         started = self._clock.monotonic()
         try:
@@ -143,10 +158,16 @@ class Boundary:
             return error
         return SkyfedError(f"something went wrong here; the log has it under request {scope[REQUEST_ID]}")
 
+    def _counter(self, method: str, status: int) -> Counter:
+        counter = self._counters.get((method, status))
+        if counter is None:
+            counter = self._counters[method, status] = REQUESTS.labels(self._service, method, str(status))
+        return counter
+
     def _note(self, scope: Scope, exchange: "_Exchange", seconds: float) -> None:
         method = scope["method"] if scope["method"] in _KNOWN_METHODS else "other"
-        REQUESTS.labels(self._service, method, str(exchange.status)).inc()
-        SECONDS.labels(self._service).observe(seconds)
+        self._counter(method, exchange.status).inc()
+        self._seconds.observe(seconds)
         if not access_log.isEnabledFor(logging.INFO):
             return
         verdict = scope.get(VERDICT)
@@ -182,10 +203,11 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message.setdefault("headers", [])
-            headers = MutableHeaders(scope=message)
-            headers["x-request-id"] = self.request_id
-            headers.setdefault("x-content-type-options", "nosniff")
+            # A new list: a prepared answer's own list serves many requests.
+            headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+            if not any(name == b"x-content-type-options" for name, _ in headers):
+                headers.append(_NOSNIFF)
+            message = {**message, "headers": headers}
         elif message["type"] == "http.response.body":
             self.sent += len(message.get("body", b""))
             if message.get("more_body"):

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from skyfed.core.ids import new_token
 from skyfed.core.log import event
+from skyfed.web.coalesce import Coalescing
 from skyfed.web.guard import Limits, Refused, Sparingly, is_forged
 from skyfed.web.measures import REFUSED
 
@@ -79,6 +80,8 @@ class GuardedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
+        # uvicorn writes an answer's head and body apart. Its cycles only write and close.
+        self.transport = Coalescing(transport, self.loop)  # type: ignore[assignment]
         self._tls = tls_extension(transport)
         self._arm(self._limits.head_seconds, self._head_late)
 
