@@ -14,8 +14,7 @@ import pytest
 
 from accounting import sender_process
 from accounting.support_journal import PRODUCER, A, D, G, Journal, P, S
-from accounting.support_repository import MemoryRegistry, dn, repository
-from accounting.test_summaries import all_summaries, load
+from accounting.support_repository import MemoryRegistry, all_summaries, dn, load, repository
 from skyfed.accounting.extract import Machine, follow, latest
 from skyfed.accounting.formats import parse, write_records
 from skyfed.accounting.model import CloudRecord, Month

@@ -10,28 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from skyfed.accounting import store, summaries
+from accounting.support_repository import LOADED, all_summaries, load
+from skyfed.accounting import summaries
 from skyfed.accounting.formats import parse, write_summaries
 from skyfed.accounting.model import CloudRecord, CloudSummary, standard_key
-from skyfed.accounting.store import Arrival, Filter, Judgement, Scope
 from skyfed.accounting.tables import summary, usage
 from skyfed.core.sql import Database
 from support.postgres import Postgres, postgres
 from support.vectors import vectors
 
 __all__ = ["postgres"]
-
-EVERYTHING = Scope(everything=True)
-NOW = 1_800_000_000
-
-
-def load(db: Database, records: Sequence[CloudRecord], *, now: int = NOW, **judgement: object) -> store.Receipt:
-    arrival = Arrival(received=now, sha256="0" * 64, signer="/CN=site", peer="/CN=site")
-    return db.write(lambda conn: store.load(conn, arrival, records, Judgement(**judgement)))  # type: ignore[arg-type]
-
-
-def all_summaries(db: Database) -> list[CloudSummary]:
-    return db.read(lambda conn: store.named_summaries(conn, Filter(limit=100_000), EVERYTHING))
 
 
 def contents(db: Database) -> tuple[set[object], set[object]]:
@@ -101,7 +89,7 @@ def test_the_oracle_holds_on_postgresql(opened: Callable[[str], Database], postg
         load(db, records)
     assert set(map(str, all_summaries(db))) == set(map(str, oracle_rows()))
     before = contents(db)
-    db.write(lambda conn: summaries.recompute(conn, now=NOW))
+    db.write(lambda conn: summaries.recompute(conn, now=LOADED))
     assert contents(db) == before
 
 
@@ -172,7 +160,7 @@ def test_what_nobody_counted_stays_unknown(db: Database) -> None:
 def test_a_counter_that_went_back_is_negative_as_in_the_reference_or_nothing_under_repair(db: Database) -> None:
     load(db, [record("v", NOVEMBER, 100), record("v", DECEMBER, 30)])
     assert walls(db)[1] == (12, "started", -70, 1)
-    db.write(lambda conn: summaries.recompute(conn, now=NOW, counters="repair"))
+    db.write(lambda conn: summaries.recompute(conn, now=LOADED, counters="repair"))
     assert walls(db)[1] == (12, "started", 0, 1)
 
 
@@ -206,7 +194,7 @@ def test_the_dirty_set_recompute_equals_the_full_one(
     for records in messages:
         load(db, records)
     incremental = contents(db)
-    db.write(lambda conn: summaries.recompute(conn, now=NOW))
+    db.write(lambda conn: summaries.recompute(conn, now=LOADED))
     assert contents(db) == incremental
 
 
