@@ -33,7 +33,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = False
     scopes: Annotated[
         dict[str, str], setting("Further scopes that sites and services may carry: name = description.")
-    ] = {"Local": "Only of interest to the site itself", "FedCloud": "Part of the cloud federation"}
+    ] = msgspec.field(
+        default_factory=lambda: {
+            "Local": "Only of interest to the site itself",
+            "FedCloud": "Part of the cloud federation",
+        }
+    )
     page_size: Annotated[int, setting("Rows on a page of a paged answer."), msgspec.Meta(ge=1, le=10_000)] = 100
     lenient: Annotated[
         bool, setting("Accept what old clients send (`page`) and keep a quirk of the reference (leading OR).")
