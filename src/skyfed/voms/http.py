@@ -46,7 +46,7 @@ class _Declaration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 def admin_routes(organisations: Organisations) -> list[BaseRoute]:
     """Routes: `/apply`, `/vos`, `/vos/{vo}`, `/vos/{vo}/groups|roles|members`, `/vos/{vo}/members/ACTION`, `/bans`.
 
-    Actions: `remove grant revoke suspend restore issued`. The header `x-actor` names who is at work, for the audit.
+    Actions: `remove grant revoke suspend restore issued`. The parameter `actor` names who is at work, for the audit.
     """
     return [*_vo_routes(organisations), *_member_routes(organisations), *_ban_routes(organisations)]
 
@@ -150,7 +150,7 @@ def _vo(request: Request) -> str:
 
 
 def _actor(request: Request) -> str:
-    return request.headers.get("x-actor", "administrator")[:255]
+    return request.query_params.get("actor", "administrator")[:255]
 
 
 async def _run(method: Callable[..., object], *arguments: object) -> Response:
