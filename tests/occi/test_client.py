@@ -257,6 +257,18 @@ def test_the_commands_do_what_they_say(command):
     assert command("list").stdout == "no machines\n"
 
 
+def test_ssh_runs_the_real_program_with_the_machines_address(command, monkeypatch):
+    started = []
+    monkeypatch.setattr(cli.os, "execvp", lambda program, argv: started.append((program, argv)))
+    command("create", "--image", "debian-12", "--flavour", "tiny", "--title", "web1", "--wait")
+    done = command("ssh", "web1", "--user", "debian", "--", "uname", "-a")
+    assert done.exit_code == 0, done.output
+    ((program, argv),) = started
+    assert program == "ssh"
+    assert argv[3:5] == ["-l", "debian"]
+    assert argv[-4:] == ["--", "127.0.0.1", "uname", "-a"]
+
+
 def test_what_an_endpoint_offers_is_listed(command, live):
     short = command("model")
     assert live.front.image.os_tpl_term in short.stdout

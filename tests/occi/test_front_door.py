@@ -1,6 +1,7 @@
 """The OCCI front door over a whole compute service on the simulated engine."""
 
 import base64
+import re
 
 import msgspec
 import pytest
@@ -50,9 +51,10 @@ def test_categories_are_written_in_the_order_that_rocci_reads(tmp_path):
     line = rf'Category: [a-z][a-z0-9_-]*; scheme="[^"]+#"; class="(kind|mixin|action)"{optional}'
 
     async def story(front: Front):
-        import re
-
-        for one in (await front.call("GET", "/-/")).text.splitlines():
+        await front.site.image("hostile", title='a "b\\", c"; scheme="x')
+        model = (await front.call("GET", "/-/")).text.splitlines()
+        assert any("a 'b/', c'; scheme='x" in one for one in model)
+        for one in model:
             assert re.fullmatch(line, one), one
 
     play(tmp_path, story)

@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from skyfed.compute.model import Action, Flavour, Image, Nic, Vm, VmState
+from skyfed.core.text import one_line
 from skyfed.occi import infrastructure as infra
 from skyfed.occi.model import (
     ID,
@@ -25,6 +26,7 @@ NETWORK_ID: Final = "default"
 """The one network of user-mode networking: every machine has an interface on it."""
 NETWORK_PATH: Final = f"/network/{NETWORK_ID}"
 MIB_PER_GIB: Final = 1024
+_MAX_TITLE: Final = 200
 
 _STATES: Mapping[VmState, str] = {
     VmState.ACTIVE: "active",
@@ -53,7 +55,7 @@ OCCI_1_2: Final = Version(1, 2)
 
 def image_category(image: Image, names: Names) -> Category:
     """The os_tpl of an image."""
-    title = image.title or image.os_tpl_term
+    title = _title(image.title) or image.os_tpl_term
     return infra.os_tpl(published_term(image.os_tpl_term), names.os_tpl_scheme, title, names.prefix)
 
 
@@ -66,8 +68,18 @@ def flavour_category(flavour: Flavour, names: Names) -> Category:
         for name, value in values.items()
     )
     return infra.resource_tpl(
-        published_term(flavour.term), names.resource_tpl_scheme, flavour.title or flavour.term, defaults, names.prefix
+        published_term(flavour.term),
+        names.resource_tpl_scheme,
+        _title(flavour.title) or flavour.term,
+        defaults,
+        names.prefix,
     )
+
+
+def _title(title: str) -> str:
+    """A template's title, which comes from an image list: rOCCI's regular expression ends it at any quote, escaped or not,
+    and one such title would cost its users the whole model."""
+    return one_line(title, _MAX_TITLE).replace('"', "'").replace("\\", "/")
 
 
 def _sizes(flavour: Flavour) -> dict[str, int | float]:
