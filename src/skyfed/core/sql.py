@@ -147,7 +147,7 @@ class Database:
         results: list[tuple[_Pending, Any, BaseException | None]] = []
         try:
             assert self._engine is not None  # noqa: S101 - open() sets it before the thread starts
-            with self._engine.begin() as conn:
+            with self._engine.execution_options(writing=True).begin() as conn:
                 if len(batch) == 1:
                     # Alone in the transaction, a failing job rolls back the transaction itself: no savepoint needed.
                     results = [(batch[0], batch[0].job(conn), None)]
@@ -255,7 +255,8 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(conn: Connection) -> None:
-    conn.exec_driver_sql("BEGIN")
+    # A job that reads before it writes would fail at once (busy_timeout does not help) if another process wrote in between.
+    conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("writing") else "BEGIN")
 
 
 def _script(package: str) -> ScriptDirectory:
