@@ -98,6 +98,7 @@ class Site:
         self.tasks: Supervisor
         self.db: Database
         self._open: list[Database] = []
+        self._crashed: list[ComputeService] = []
 
     def database(self) -> Database:
         return Database(
@@ -128,6 +129,7 @@ class Site:
         """End the service as a kill does: nothing is finished, nothing is said to the engine."""
         await self.tasks.stop()
         await self.service._reconciler.close()
+        self._crashed.append(self.service)  # its frozen tasks must not be collected while they wait
 
     async def stop(self) -> None:
         await self.tasks.stop()

@@ -7,8 +7,9 @@ next look-up: the row is written before the engine is asked, and what the engine
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 
@@ -61,6 +62,14 @@ class _Issued(msgspec.Struct, frozen=True):
 
     def same(self, call: Call, record: Record) -> bool:
         return (self.call, self.method) == (call, record.method)
+
+
+class _EngineFailed(Exception):
+    """What an engine call raised: told apart from failures of our own, which are no news of the machine."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class _Worker:
@@ -281,7 +290,7 @@ class Reconciler:
                     return
                 worker.call = call
                 worker.nudged.clear()
-                if await self._try(call, record):
+                if await self._try_anyway(call, record):
                     retry = self._settings.retry_seconds
                     continue
                 await _sleep_unless(worker.nudged, retry)
@@ -295,6 +304,14 @@ class Reconciler:
         issued = self._issued.get(record.vm.id)
         patience = PATIENCE_SECONDS + (self._settings.stop_grace_seconds if call is Call.STOP else 0.0)
         return issued is not None and issued.same(call, record) and self._clock.monotonic() - issued.at < patience
+
+    async def _try_anyway(self, call: Call, record: Record) -> bool:
+        try:
+            return await self._try(call, record)
+        except Exception:
+            # Ours, not the engine's (the database, say): the machine's state is not in doubt, so just try again.
+            log.exception("%s of %s could not be done", call, record.vm.id)
+            return False
 
     async def _try(self, call: Call, record: Record) -> bool:
         """Ask the engine once. False: to be tried again after a while."""
@@ -313,9 +330,9 @@ class Reconciler:
                 after = self._projection.record(now.vm.id)
                 if after is not None and next_call(after) is call and epoch == self._epoch:
                     self._issued[now.vm.id] = _Issued(call, now.method, self._clock.monotonic())
-        except Exception as error:  # noqa: BLE001 - whatever an engine lets out belongs to this one machine
+        except _EngineFailed as failure:
             self._issued.pop(record.vm.id, None)
-            return await self._failed(call, record, error)
+            return await self._failed(call, record, failure.error)
         return True
 
     async def _ask(self, call: Call, record: Record) -> None:
@@ -324,13 +341,13 @@ class Reconciler:
             case Call.CREATE:
                 await self._create(record)
             case Call.START:
-                await self._answer(vm, await self._engine.start(vm.id))
+                await self._answer(vm, await _asked(self._engine.start(vm.id)))
             case Call.STOP:
                 method = StopMethod(record.method)
                 grace = 0.0 if method is StopMethod.POWEROFF else self._settings.stop_grace_seconds
-                await self._answer(vm, await self._engine.stop(vm.id, method, grace))
+                await self._answer(vm, await _asked(self._engine.stop(vm.id, method, grace)))
             case Call.RESTART:
-                view = await self._engine.restart(vm.id, RestartMethod(record.method))
+                view = await _asked(self._engine.restart(vm.id, RestartMethod(record.method)))
                 await self._answer(vm, view)
             case Call.DELETE:
                 await self._delete(vm)
@@ -356,28 +373,28 @@ class Reconciler:
             owner_digest=vm.owner.digest,
             vo=vm.owner.vo,
         )
-        view = await self._engine.create(spec)
+        view = await _asked(self._engine.create(spec))
         if view.state is VmState.STOPPED and view.booted is None:
-            view = await self._engine.start(vm.id)  # made by an earlier try that died before switching on
+            view = await _asked(self._engine.start(vm.id))  # made by an earlier try that died before switching on
         await self._answer(vm, view)
 
     async def _delete(self, vm: Vm) -> None:
         if vm.launched is not None:
             await self._last_counters(vm.id)
-        await self._engine.delete(vm.id)
+        await _asked(self._engine.delete(vm.id))
         self._mark(vm.id)
         await self._ledger.apply(vm.id, lambda row: vanished(row.vm, None))
 
     async def _last_counters(self, vm_id: str) -> None:
         """Take the counters with us before the machine is gone. Not knowing them is no reason to keep it."""
         try:
-            await self._observe(await self._engine.get(vm_id))
-        except (SkyfedError, OSError) as error:
-            log.info("no last counters of %s: %s", vm_id, one_line(str(error)))
+            await self._observe(await _asked(self._engine.get(vm_id)))
+        except _EngineFailed as failure:
+            log.info("no last counters of %s: %s", vm_id, one_line(str(failure)))
 
     async def _give_up_restart(self, vm: Vm) -> None:
         """The guest did not follow a restart in time: show what it does, and say so."""
-        view = await self._engine.get(vm.id)
+        view = await _asked(self._engine.get(vm.id))
         fault = "the guest did not follow the restart; try method 'cold'"
         changes = Change(observed=view.state, at=view.since, fault=fault)
         if view.state is VmState.ACTIVE:
@@ -389,7 +406,7 @@ class Reconciler:
         """Decide after a failed call. False: try again later."""
         vm = record.vm
         code = error_code(error)
-        text = error.message if isinstance(error, SkyfedError) else "the engine failed; its log says why"
+        text = _for_owner(error)
         expected = isinstance(error, SkyfedError | OSError)
         log.warning("%s of %s failed (%s)", call, vm.id, code, exc_info=not expected)
         if code in TRANSIENT or call is Call.DELETE:
@@ -406,9 +423,9 @@ class Reconciler:
     async def _refused(self, vm: Vm, fault: str) -> bool:
         """The engine will not stop or restart it: go back to what it really is."""
         try:
-            view = await self._engine.get(vm.id)
-        except (SkyfedError, OSError) as error:
-            await self._note(vm, one_line(str(error)))
+            view = await _asked(self._engine.get(vm.id))
+        except _EngineFailed as failure:
+            await self._note(vm, _for_owner(failure.error))
             return False
         if view.state in RUNNING:
             change = Change(observed=VmState.ACTIVE, at=view.since, desired=DesiredState.ACTIVE, fault=fault)
@@ -434,6 +451,21 @@ class Reconciler:
             return (Change(observed=row.vm.observed, fault=fault, method=row.method),)
 
         await self._ledger.apply(vm.id, decide)
+
+
+Answer = TypeVar("Answer")
+
+
+async def _asked(call: Awaitable[Answer]) -> Answer:
+    try:
+        return await call
+    except Exception as error:
+        raise _EngineFailed(error) from error
+
+
+def _for_owner(error: Exception) -> str:
+    """What an owner may read of an engine's failure: the words of the contract's errors, nothing of others."""
+    return error.message if isinstance(error, SkyfedError) else "the engine failed; its log says why"
 
 
 def _last_proof(record: Record) -> datetime:

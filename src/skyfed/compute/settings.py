@@ -1,6 +1,6 @@
 """Settings of the compute service: the flavours and quotas of a site, and how it deals with its engine."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -78,10 +78,11 @@ class ComputeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = (IdentifierKind.MPURI, IdentifierKind.DC, IdentifierKind.OS_TPL)
     database: Annotated[str, setting("SQLAlchemy URL; empty: an SQLite file in the service's data directory")] = ""
     engine: Annotated[
-        str, setting("`libvirt` (through the engine host on `engine_socket`) or `simulated` (no real guests)")
-    ] = "libvirt"
+        Literal["host", "simulated"],
+        setting("`host`: the engine host on `engine_socket`; `simulated`: no real guests, for demonstrations"),
+    ] = "host"
     engine_socket: Annotated[
-        str, setting("unix socket of the engine host; empty: `engine.sock` in the node's run directory")
+        str, setting("unix socket of the engine host; empty: `engine-host.sock` in the node's run directory")
     ] = ""
     engine_calls: Annotated[
         int,

@@ -27,7 +27,7 @@ KINDS = {
     "infosys": ServiceKind("skyfed.infosys.assembly", "none"),
     "accounting": ServiceKind("skyfed.accounting.assembly", "https"),
     "portal": ServiceKind("skyfed.portal.assembly", "https"),
-    "compute": ServiceKind("skyfed.compute.assembly", "none"),
+    "compute": ServiceKind("skyfed.node.compute", "none"),
     "occi": ServiceKind("skyfed.occi.assembly", "https"),
     "engine": ServiceKind("skyfed.node.engine", "none"),
 }
