@@ -34,6 +34,7 @@ from skyfed.occi.model import (
     Value,
     split_type_id,
 )
+from skyfed.occi.wire.scanner import EXCERPT, NAME, Scanner
 
 Field: TypeAlias = tuple[str, str]
 """A field name and its value: a header, or a line of a text/plain body."""
@@ -45,12 +46,8 @@ LOCATION = "X-OCCI-Location"
 
 _PROPERTIES = frozenset({"required", "immutable"})
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z", re.ASCII)
-_NAME = re.compile(r"[A-Za-z0-9_.:-]+", re.ASCII)  # attribute and parameter names; a class, so it cannot backtrack
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
-_SEPARATOR = re.compile(r"[;,]")
 _MAX_NUMBER = 64
-_MAX_NAME = 256
-_EXCERPT = 40
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
@@ -67,7 +64,7 @@ def parse_body(data: bytes, *, limits: Limits = REQUEST_LIMITS, tolerant: bool =
             if tolerant and not colon:
                 continue
             raise Invalid(
-                f"the line {shown(line, _EXCERPT)} does not begin with one of "
+                f"the line {shown(line, EXCERPT)} does not begin with one of "
                 f"'{CATEGORY}:', '{LINK}:', '{ATTRIBUTE}:', '{LOCATION}:'",
                 code="unknown_field",
             )
@@ -113,7 +110,7 @@ def _lines(text: str) -> Iterator[str]:
 def _location(uri: str, tolerant: bool) -> str:
     scheme, mark, rest = uri.partition("://")
     if not (mark and rest and scheme.lower() in ("http", "https")) and not tolerant:
-        raise Invalid(f"{shown(uri, _EXCERPT)} is not an absolute http(s) URI", code="location")
+        raise Invalid(f"{shown(uri, EXCERPT)} is not an absolute http(s) URI", code="location")
     _no_controls(uri, LOCATION)
     return uri
 
@@ -146,7 +143,7 @@ class _Reader:
         if field == LOCATION:
             self._read_locations(value)
             return True
-        scanner = _Scanner(value, field)
+        scanner = Scanner(value, field)
         while not scanner.at_end():
             if field == CATEGORY:
                 self._add(self._categories, self._limits.categories, "categories", _category(scanner))
@@ -189,7 +186,7 @@ class _Reader:
             if len(self._locations) > self._limits.locations:
                 raise TooLarge(f"more than {self._limits.locations} locations", code="locations")
 
-    def _read_link(self, scanner: "_Scanner") -> None:
+    def _read_link(self, scanner: Scanner) -> None:
         uri = scanner.angle()
         parameters: dict[str, Value] = {}
         while scanner.take(";"):
@@ -217,112 +214,7 @@ _FIELDS: Mapping[str, str] = {
 }
 
 
-class _Scanner:
-    """A position in a field's value. Every step moves forward: linear time."""
-
-    def __init__(self, text: str, field: str) -> None:
-        self._text = text
-        self._field = field
-        self._at = 0
-        self._space()
-
-    def at_end(self) -> bool:
-        return self._at >= len(self._text)
-
-    def at_value_end(self) -> bool:
-        """At the end of one of several comma-separated values (a trailing `;` came before)."""
-        return self.at_end() or self._text[self._at] == ","
-
-    def take(self, char: str) -> bool:
-        """Step over `char` and the blanks around it, if it is next."""
-        if not self._text.startswith(char, self._at):
-            return False
-        self._at += len(char)
-        self._space()
-        return True
-
-    def next_value(self) -> None:
-        """Step over the comma before the next value. Raises Invalid where something else stands."""
-        if not self.at_end() and not self.take(","):
-            raise self.wrong("';', ',' or the end")
-
-    def name(self, what: str) -> str:
-        match = _NAME.match(self._text, self._at)
-        if match is None:
-            raise self.wrong(what)
-        if match.end() - self._at > _MAX_NAME:
-            raise TooLarge(f"{what} in {self._field} is longer than {_MAX_NAME} characters", code="name_size")
-        self._at = match.end()
-        self._space()
-        return match.group()
-
-    def quoted(self) -> str | None:
-        """A quoted string without its quotes; None if no quote is next."""
-        if not self._text.startswith('"', self._at):
-            return None
-        start = at = self._at + 1
-        quote = self._text.find('"', at)
-        escaped = False
-        while quote >= 0:
-            slash = self._text.find("\\", at, quote)
-            if slash < 0:
-                break
-            escaped = True
-            at = slash + 2
-            if quote < at:
-                quote = self._text.find('"', at)
-        if quote < 0:
-            raise self.wrong("a string with its closing quote")
-        self._at = quote + 1
-        value = self._text[start:quote]
-        self._space()
-        return _unescaped(value) if escaped else value
-
-    def bare(self, stop: str) -> str:
-        """Unquoted text up to a separator in `stop` (`,` or `;,`)."""
-        if stop == ",":
-            end = self._text.find(",", self._at)
-            end = len(self._text) if end < 0 else end
-        else:
-            match = _SEPARATOR.search(self._text, self._at)
-            end = match.start() if match else len(self._text)
-        value = self._text[self._at : end].rstrip()
-        self._at = end
-        return value
-
-    def angle(self) -> str:
-        """A URI reference in `<>`."""
-        if not self._text.startswith("<", self._at):
-            raise self.wrong("'<' and a URI")
-        end = self._text.find(">", self._at)
-        if end < 0:
-            raise self.wrong("a URI with its closing '>'")
-        uri = self._text[self._at + 1 : end].strip()
-        self._at = end + 1
-        self._space()
-        if not uri or " " in uri or '"' in uri:
-            raise self.wrong("a URI between '<' and '>'")
-        return uri
-
-    def wrong(self, expected: str) -> Invalid:
-        """The error for what stands here."""
-        here = shown(self._text[self._at :], _EXCERPT) if not self.at_end() else "the end"
-        return Invalid(
-            f"in {self._field}, at character {self._at + 1}: expected {expected}, found {here}", code="syntax"
-        )
-
-    def _space(self) -> None:
-        while self._at < len(self._text) and self._text[self._at] in " \t":
-            self._at += 1
-
-
-def _unescaped(value: str) -> str:
-    """Resolve `\\"` and `\\\\`; any other backslash stands for itself, as senders of Windows paths expect."""
-    parts = value.split("\\\\")
-    return "\\".join(part.replace('\\"', '"') for part in parts)
-
-
-def _category(scanner: _Scanner) -> Category:
+def _category(scanner: Scanner) -> Category:
     term = scanner.name("a term")
     parameters: dict[str, str] = {}
     while scanner.take(";"):
@@ -367,7 +259,7 @@ def _definitions(term: str, text: str) -> Iterator[Attribute]:
         if text[at] == " ":
             at += 1
             continue
-        match = _NAME.match(text, at)
+        match = NAME.match(text, at)
         if match is None:
             raise Invalid(
                 f"the category '{term}' has a bad attribute list at {shown(text[at:], 40)}", code="attributes"
@@ -387,7 +279,7 @@ def _definitions(term: str, text: str) -> Iterator[Attribute]:
         yield Attribute(name=match.group(), mutable="immutable" not in properties, required="required" in properties)
 
 
-def _attribute(scanner: _Scanner, stop: str) -> tuple[str, Value]:
+def _attribute(scanner: Scanner, stop: str) -> tuple[str, Value]:
     name = scanner.name("an attribute name")
     if not scanner.take("="):
         raise scanner.wrong(f"'=' and a value after '{name}'")
@@ -397,7 +289,7 @@ def _attribute(scanner: _Scanner, stop: str) -> tuple[str, Value]:
         value = _literal(bare)
         if value is None:
             raise Invalid(
-                f"the attribute '{name}' has the value {shown(bare, _EXCERPT)}; "
+                f"the attribute '{name}' has the value {shown(bare, EXCERPT)}; "
                 "right would be a quoted string, a number, true or false",
                 code="attribute_value",
             )
@@ -416,7 +308,7 @@ def _literal(text: str) -> int | float | bool | None:
     return number if math.isfinite(number) else None
 
 
-def _link_parameter(scanner: _Scanner) -> tuple[str, Value]:
+def _link_parameter(scanner: Scanner) -> tuple[str, Value]:
     """`rel`, `self` and `category` may be unquoted in old senders; all others are attributes."""
     start = scanner.name("a link parameter")
     if not scanner.take("="):
@@ -430,7 +322,7 @@ def _link_parameter(scanner: _Scanner) -> tuple[str, Value]:
     value = _literal(bare)
     if value is None:
         raise Invalid(
-            f"the link attribute '{start}' has the value {shown(bare, _EXCERPT)}; "
+            f"the link attribute '{start}' has the value {shown(bare, EXCERPT)}; "
             "right would be a quoted string, a number, true or false",
             code="attribute_value",
         )
