@@ -48,6 +48,9 @@ _SPELLING = {f"glue2{name}".lower(): f"GLUE2{name}" for name in [*_PARENTS, "Ent
 OCCI_INTERFACES = ("OCCI", "eu.egi.cloud.vm-management.occi", "org.ogf.occi")
 """Names under which sites publish one and the same interface (digest 5, quirk 4)."""
 
+VO_OF_IMAGE = "VO="
+"""EntityOtherInfo of an image: a VO that may start it. The profile has no attribute for it."""
+
 # What a client must not take for granted when the last news of a site is old (digest 7, 8).
 STATES = (
     "GLUE2EndpointHealthState",

@@ -120,3 +120,5 @@ class SiteSummary(msgspec.Struct, frozen=True, kw_only=True):
     flavours: int
     total_cores: int | None
     health: str
+    running: int | None = None
+    """Virtual machines that run there for anybody; None where the site publishes no share."""

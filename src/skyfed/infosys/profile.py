@@ -11,14 +11,12 @@ import msgspec
 
 from skyfed.core.clock import iso
 from skyfed.infosys import policy
-from skyfed.infosys.glue2 import entry, group
+from skyfed.infosys.glue2 import VO_OF_IMAGE, entry, group
 from skyfed.infosys.model import Entry
 from skyfed.infosys.names import GLUE, Dn
 
 CAPABILITIES = ("cloud.managementSystem", "cloud.vm.uploadImage", "executionmanagement.dynamicvmdeploy")
 BDII_CAPABILITIES = ("information.model", "information.discovery", "information.monitoring")
-VO_OF_IMAGE = "VO="
-"""EntityOtherInfo of an image: a VO that may start it. The profile has no attribute for it."""
 
 
 class SiteDescription(msgspec.Struct, frozen=True, kw_only=True):
