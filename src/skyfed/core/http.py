@@ -127,6 +127,11 @@ class Client:
         self._pools: dict[tuple[str, str, int, int], urllib3.HTTPConnectionPool] = {}
         self._lock = threading.Lock()
 
+    @property
+    def policy(self) -> AddressPolicy:
+        """Where this client may connect to, for what connects by other means (LDAP) under the same rule."""
+        return self._policy
+
     def request(
         self,
         method: str,
