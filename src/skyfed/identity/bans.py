@@ -10,6 +10,7 @@ import msgspec
 
 from skyfed.core.clock import Clock
 from skyfed.core.errors import Invalid
+from skyfed.core.log import event
 from skyfed.core.text import one_line, shown
 from skyfed.identity.fqan import Fqan
 from skyfed.identity.principal import Principal
@@ -126,15 +127,14 @@ class FileBans:
             text = read_bounded(self._path, MAX_BAN_FILE_BYTES).decode("utf-8", "replace")
         except Invalid as error:
             # Bans in force stay in force: an unreadable list must not let anybody in.
-            log.error("ban file unreadable", extra={"file": str(self._path), "reason": one_line(error.message)})
+            event(log, logging.ERROR, "ban file unreadable", file=str(self._path), reason=one_line(error.message))
             return
         bans = []
         for number, line in enumerate(text.splitlines(), 1):
             try:
                 ban = parse_line(line, source=f"{self._path}:{number}")
             except Invalid as error:
-                where = f"{self._path}:{number}"
-                log.error("ban ignored", extra={"line": where, "reason": one_line(error.message)})
+                event(log, logging.ERROR, "ban ignored", line=f"{self._path}:{number}", reason=one_line(error.message))
                 continue
             if ban is not None:
                 bans.append(ban)

@@ -16,6 +16,7 @@ from cryptography import x509
 
 from skyfed.core.clock import Clock
 from skyfed.core.errors import Invalid
+from skyfed.core.log import event
 from skyfed.core.text import one_line, shown
 from skyfed.identity.ac import is_safe_name
 from skyfed.identity.watch import Watch
@@ -88,7 +89,7 @@ def _unquoted(line: str) -> str:
 
 
 class Vomsdir:
-    """A `vomsdir` on disk. `refresh` notices changes; `generation` counts them."""
+    """A `vomsdir` on disk. Changes are noticed within a second; `generation` counts them."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
@@ -106,11 +107,14 @@ class Vomsdir:
     @property
     def generation(self) -> int:
         """A number that grows when a file changed; looks at the disk twice a second at most."""
+        self._refresh()
+        return self._generation
+
+    def _refresh(self) -> None:
         with self._lock:
             if self._watch.changed():
                 self._load()
                 self._generation += 1
-            return self._generation
 
     def vos(self) -> tuple[str, ...]:
         """The VOs that have a directory, sorted."""
@@ -118,10 +122,12 @@ class Vomsdir:
 
     def lsc(self, vo: str, host: str) -> Lsc | None:
         """The list for the authority of `vo` on `host`."""
+        self._refresh()
         return self._lscs.get((vo, host.lower()))
 
     def certificates(self, vo: str) -> tuple[x509.Certificate, ...]:
         """Certificates trusted as authorities of `vo`."""
+        self._refresh()
         return (*self._certificates.get(vo, ()), *self._certificates.get("", ()))
 
     def _directories(self) -> Iterator[Path]:
@@ -148,5 +154,5 @@ class Vomsdir:
                     lscs[vo, path.stem.lower()] = parse_lsc(data.decode("utf-8", "replace"), source=str(path))
             except Invalid as error:
                 # One broken file must not take the other VOs' trust away.
-                log.error("vomsdir file ignored", extra={"file": str(path), "reason": one_line(error.message)})
+                event(log, logging.ERROR, "vomsdir file ignored", file=str(path), reason=one_line(error.message))
         self._lscs, self._certificates = lscs, certificates
