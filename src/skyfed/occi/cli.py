@@ -90,8 +90,8 @@ def vm() -> None:
     \b
     skyfed vm create --site alpha --image debian-12 --flavour small --ssh-key ~/.ssh/id_ed25519.pub --wait
     skyfed vm list --site alpha
-    skyfed vm ssh web1 -- uname -a
-    skyfed vm delete web1
+    skyfed vm ssh --site alpha web1 -- uname -a
+    skyfed vm delete --site alpha web1
 
     A machine is named by its title, its identifier, or the beginning of it.
     """
