@@ -20,9 +20,11 @@ def environment(places: Places, user: str) -> dict[str, str]:
         "X509_USER_PROXY": str(home / "proxy.pem"),
         "X509_CERT_DIR": str(places.certificates),
         "X509_VOMS_DIR": str(places.vomsdir),
-        # The Java client reads X509_VOMSES, the C++ one VOMS_USERCONF.
+        # `skyfed` reads X509_VOMSES, the C++ client VOMS_USERCONF; the Java client (3.3.2) no variable at all, only
+        # .voms/vomses in what Java takes for the home directory.
         "X509_VOMSES": str(places.vomses),
         "VOMS_USERCONF": str(places.vomses),
+        "VOMS_CLIENTS_JAVA_OPTIONS": f"-XX:+UseSerialGC -Xmx64m -Duser.home={home}",
         "LCG_GFAL_INFOSYS": places.ldap("federation"),
         "SKYFED_DIR": str(places.directory),
         "SKYFED_NODE": str(places.node("federation")),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from skyfed.core.clock import Clock
-from skyfed.federation.nodes import node_tables, site_declaration
+from skyfed.federation.nodes import CA_DN, DEMO_VO, ENDORSER, OPS_VO, node_tables, site_declaration
 from skyfed.federation.places import FILE_NAME, HOST, NAME, NODES, SITES, Places, choose_base_port
 from skyfed.node.config import FILE_NAME as NODE_FILE
 from skyfed.node.config import to_toml
@@ -21,12 +21,9 @@ from skyfed.pki.testca import ThrowawayCA, vomses_line, write_host, write_lsc, w
 RENEW_BEFORE = timedelta(days=60)
 MAX_PEM_BYTES = 1 << 20
 
-VO = "demo.skyfed"
-OPS = "ops"
-VOS = (VO, OPS)
+VOS = (DEMO_VO, OPS_VO)
 # Demo people: name → VO. `alice` does the tour, `oscar` is the stranger whom site alpha does not serve.
-MEMBERS = {"alice": VO, "bob": VO, "oscar": OPS}
-ENDORSER = "image endorser"
+MEMBERS = {"alice": DEMO_VO, "bob": DEMO_VO, "oscar": OPS_VO}
 
 
 def lay_out(directory: Path, clock: Clock) -> Places:
@@ -40,7 +37,7 @@ def lay_out(directory: Path, clock: Clock) -> Places:
     for node in NODES:
         _host(places, ca, node, clock)
     for name, vo in MEMBERS.items():
-        _person(places, ca, name, clock, robot=vo == OPS)
+        _person(places, ca, name, clock, robot=vo == OPS_VO)
     _endorser(places, ca, clock)
     _voms_files(places)
     for node in NODES:
@@ -53,14 +50,9 @@ def lay_out(directory: Path, clock: Clock) -> Places:
     return places
 
 
-def host_dn(ca: ThrowawayCA, node: str) -> str:
-    """The subject of a node's host certificate."""
-    return f"{ca.namespace}/OU=hosts/CN={node}.{NAME}"
-
-
 def _authority(places: Places, clock: Clock) -> ThrowawayCA:
-    make = ThrowawayCA.open if (places.ca / "cacert.pem").exists() else ThrowawayCA.create
-    ca = make(places.ca, clock)
+    exists = (places.ca / "cacert.pem").exists()
+    ca = ThrowawayCA.open(places.ca, clock) if exists else ThrowawayCA.create(places.ca, clock, dn=CA_DN)
     ca.publish(places.certificates)
     return ca
 
@@ -78,7 +70,18 @@ def _person(places: Places, ca: ThrowawayCA, name: str, clock: Clock, *, robot: 
         write_user(credential, directory)
     if not (directory / "ssh_key").exists():
         subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"{name}@{VO}", "-f", str(directory / "ssh_key")],
+            [
+                "ssh-keygen",
+                "-q",
+                "-t",
+                "ed25519",
+                "-N",
+                "",
+                "-C",
+                f"{name}@{DEMO_VO}",
+                "-f",
+                str(directory / "ssh_key"),
+            ],
             check=True,
             timeout=30,
             stdin=subprocess.DEVNULL,
@@ -101,6 +104,12 @@ def _voms_files(places: Places) -> None:
     write_atomic(places.vomses, "".join(lines).encode(), mode=0o644)
     for vo in VOS:
         write_lsc(places.vomsdir, vo, NAME, [certificate])
+    for name in MEMBERS:
+        # Where the Java client looks (see `environment`).
+        link = places.user(name) / ".voms" / "vomses"
+        link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to("../../../vomses")
 
 
 def _near_end(path: Path, clock: Clock) -> bool:
