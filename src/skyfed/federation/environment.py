@@ -26,6 +26,7 @@ def environment(places: Places, user: str) -> dict[str, str]:
         "VOMS_USERCONF": str(places.vomses),
         "VOMS_CLIENTS_JAVA_OPTIONS": f"-XX:+UseSerialGC -Xmx64m -Duser.home={home}",
         "LCG_GFAL_INFOSYS": places.ldap("federation"),
+        "SKYFED_SSH_KEY": str(home / "ssh_key"),
         "SKYFED_DIR": str(places.directory),
         "SKYFED_NODE": str(places.node("federation")),
         "SKYFED_REGISTRY": places.url("federation", "registry"),

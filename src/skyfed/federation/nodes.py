@@ -29,7 +29,13 @@ FLAVOURS: dict[str, Tables] = {
     },
 }
 # Site → the image list it subscribes to.
-LISTS = {"alpha": "alpha.demo.skyfed", "beta": "beta.demo.skyfed"}
+LISTS = {"alpha": "demo.skyfed", "beta": "research.skyfed"}
+LIST_TITLES = {"demo.skyfed": "Images of the demo VO", "research.skyfed": "Images for research at beta"}
+# The names that the demo CA gives.
+NAMESPACE = "/DC=skyfed/DC=demo"
+CA_DN = f"{NAMESPACE}/CN=Skyfed demo CA"
+ENDORSER = "image endorser"
+ENDORSER_DN = f"{NAMESPACE}/OU=robots/CN=Robot: {ENDORSER}"
 
 
 def node_tables(places: Places, node: str) -> Tables:
@@ -65,27 +71,88 @@ def _central(places: Places) -> Tables:
     def listen(service: str) -> Tables:
         return _listen(places, "federation", service)
 
+    registry = places.url("federation", "registry")
+    accounting = places.url("federation", "accounting")
     return {
-        "voms": {"listen": listen("voms"), "settings": {}},
-        "registry": {"listen": listen("registry"), "settings": {}},
-        "images": {"listen": listen("images"), "settings": {}},
-        "accounting": {"listen": listen("accounting"), "settings": {}},
-        "infosys": {"settings": {}},
-        "portal": {"listen": listen("portal"), "settings": {}},
+        "voms": {"listen": listen("voms"), "settings": {"default_vo": DEMO_VO}},
+        "registry": {"listen": listen("registry")},
+        "images": {
+            "listen": listen("images"),
+            "settings": {
+                "lists": {name: {"vo": DEMO_VO, "title": title} for name, title in LIST_TITLES.items()},
+                "endorser_cert": "endorser/usercert.pem",
+                "endorser_key": "endorser/userkey.pem",
+                "uploaders": [ENDORSER_DN],
+            },
+        },
+        "accounting": {"listen": listen("accounting"), "settings": {"role": "repository", "registry": registry}},
+        "infosys": {
+            "settings": {
+                "level": "top",
+                "port": places.port("federation", "infosys"),
+                "public_host": NAME,
+                "refresh_seconds": 5.0,
+                "top": {"registry": registry, "test_bed": True},
+            }
+        },
+        "portal": {
+            "listen": listen("portal"),
+            "settings": {
+                "registry_url": registry,
+                "infosys_url": f"ldap://{places.ldap('federation')}",
+                "accounting_url": accounting,
+                "refresh_seconds": 5.0,
+            },
+        },
     }
 
 
 def _site(places: Places, site: str) -> Tables:
+    declared = site_declaration(places, site)["site"]
+    occi = places.url(site, "occi")
     return {
-        "engine": {"settings": {}},
+        "engine": {"settings": {"root": "data/engine", "probe_image": "../../guest/guest.qcow2"}},
         "compute": {"settings": {"flavours": FLAVOURS[site], "stop_grace_seconds": 20.0}},
         "occi": {
             "listen": _listen(places, site, "occi"),
             "settings": {"vos": {vo: {"project": project} for vo, project in ACCEPTED[site].items()}},
         },
-        "images": {"settings": {}},
-        "infosys": {"settings": {}},
-        "accounting": {"settings": {}},
+        "images": {
+            "settings": {
+                "poll_seconds": 60.0,
+                "subscriptions": {
+                    LISTS[site]: {
+                        "url": f"{places.url('federation', 'images')}/lists/{LISTS[site]}",
+                        "endorsers": [{"dn": ENDORSER_DN, "ca": CA_DN}],
+                        "vos": list(ACCEPTED[site]),
+                    }
+                },
+            }
+        },
+        "infosys": {
+            "settings": {
+                "level": "site",
+                "port": places.port(site, "infosys"),
+                "public_host": NAME,
+                "site": {
+                    "occi_url": occi,
+                    "service": f"{site}.{NAME}",
+                    "vos": list(ACCEPTED[site]),
+                    "quality": "production" if site == "alpha" else "testing",
+                    **{key: declared[key] for key in ("description", "ngi", "country", "latitude", "longitude")},
+                    "contacts": {"general": declared["email"]},
+                },
+            }
+        },
+        "accounting": {
+            "settings": {
+                "role": "sender",
+                "repository": places.url("federation", "accounting"),
+                "cloud_compute_service": f"{site}.{NAME}",
+                "record_seconds": 60,
+                "extract_seconds": 5.0,
+            }
+        },
     }
 
 
@@ -118,7 +185,7 @@ def site_declaration(places: Places, site: str) -> Tables:
             {
                 **common,
                 "type": "eu.egi.cloud.accounting",
-                "host_dn": f"/DC=skyfed/DC=demo/OU=hosts/CN={host}",
+                "host_dn": f"{NAMESPACE}/OU=hosts/CN={host}",
                 "description": "Sends usage records",
             },
             {

@@ -7,27 +7,20 @@ from skyfed.compute.contract import Engine
 from skyfed.compute.engines.remote import RemoteEngine
 from skyfed.compute.engines.simulated import SimulatedEngine
 from skyfed.compute.settings import ComputeSettings as Settings
-from skyfed.core.errors import Invalid
-from skyfed.core.text import shown
 from skyfed.node.engine import SOCKET
 from skyfed.web.runtime import Assembly, Runtime
 
 
 def assemble(settings: Settings, runtime: Runtime) -> Assembly:
-    """The compute service. Raises Invalid for an engine there is not."""
+    """The compute service on its engine."""
     return assembly.assemble(settings, runtime, _engine(settings, runtime))
 
 
 def _engine(settings: Settings, runtime: Runtime) -> Engine:
-    if settings.engine == "libvirt":
-        path = Path(settings.engine_socket) if settings.engine_socket else runtime.run / SOCKET
-        return RemoteEngine(path, clock=runtime.clock)
     if settings.engine == "simulated":
         return SimulatedEngine(clock=runtime.clock)
-    raise Invalid(
-        f"services.compute.settings.engine is {shown(settings.engine)}; right is libvirt or simulated",
-        code="settings_value",
-    )
+    path = Path(settings.engine_socket) if settings.engine_socket else runtime.run / SOCKET
+    return RemoteEngine(path, clock=runtime.clock)
 
 
 __all__ = ["Settings", "assemble"]
