@@ -11,6 +11,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -356,12 +357,13 @@ class EngineConformance:
         await world._hang_up()
         await world.kill()
         await world.halt(vm.id)
+        reopened = datetime.now(UTC)
         world.engine = await world.open()
         world._listener = asyncio.create_task(world._listen())
         async with asyncio.timeout(PATIENCE):
             while (found := await world.engine.get(vm.id)).state is not VmState.STOPPED:
                 await asyncio.sleep(0.02)
-        assert found.since > vm.since
+        assert vm.since < found.since < reopened
         assert found.booted == vm.booted
 
     @story

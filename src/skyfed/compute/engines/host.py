@@ -182,7 +182,7 @@ async def _serve(host: EngineHost) -> None:
 
 def main() -> None:
     """The program. Ends with status 1 where another host has the root or the socket."""
-    from skyfed.compute.engines.libvirt.engine import LibvirtEngine
+    from skyfed.compute.engines.libvirt import open_engine
     from skyfed.compute.engines.libvirt.settings import Settings
 
     parser = argparse.ArgumentParser(description="Runs the libvirt engine and serves it on a unix socket.")
@@ -192,7 +192,7 @@ def main() -> None:
     options = parser.parse_args()
     attend()
     logs.configure(json_lines=False)
-    engine = LibvirtEngine(Settings(root=options.root, probe_image=options.probe_image))
+    engine = open_engine(Settings(root=options.root, probe_image=options.probe_image))
     try:
         asyncio.run(_serve(EngineHost(engine, options.root, options.socket)))
     except SkyfedError as error:

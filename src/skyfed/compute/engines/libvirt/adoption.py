@@ -18,14 +18,23 @@ from skyfed.core.clock import from_epoch
 log = logging.getLogger(__name__)
 
 
-async def adopt(records: Records, machines: Machines, domains: Domains, root: Path) -> None:
-    """Takes in every machine with a record as it is now, and ends QEMUs that libvirt does not know."""
+async def adopt(records: Records, machines: Machines, domains: Domains, root: Path) -> dict[str, datetime]:
+    """Takes in every machine with a record as it is now, and ends QEMUs that libvirt does not know.
+
+    Gives the machines whose guest is off already but whose QEMU still waits to be ended, and since when.
+    """
     states = await domains.states()
+    guests_off = {}
     for id in await asyncio.to_thread(records.ids):
         record = await asyncio.to_thread(records.load, id)
-        if record is not None:
-            machines.adopt(_as_it_is(record, states.get(id), records.folder(id)))
+        if record is None:
+            continue
+        record = _as_it_is(record, states.get(id), records.folder(id))
+        machines.adopt(record)
+        if record.state is VmState.STOPPING:
+            guests_off[id] = record.since
     await asyncio.to_thread(_end_orphans, root, states)
+    return guests_off
 
 
 async def traces(records: Records, domains: Domains) -> list[tuple[str, datetime]]:
@@ -38,15 +47,21 @@ def _as_it_is(record: Record, seen: Observation | None, folder: Path) -> Record:
     state = seen.state if seen is not None else VmState.STOPPED
     if state in RUNNING:
         # What it was told when we died is told again by the service above, which knows what is wanted.
-        since = record.since if record.state is state else _started(record, folder)
+        if state is VmState.STOPPING:
+            since = _ended(record, folder)
+        else:
+            since = record.since if record.state is state else _started(record, folder)
         starting = record.booted is None or record.state in OFF or record.state is VmState.BUILDING
         booted = since if starting else record.booted
         return msgspec.structs.replace(record, whole=True, state=state, since=since, booted=booted, fault=None)
     if not record.whole or record.state is VmState.DELETING or record.state in OFF:
         return record
-    # It ended while nobody watched. Its last word on the console is the best witness of when.
-    ended = max(record.since, _touched(folder / "serial.log"))
-    return msgspec.structs.replace(record, state=state, since=ended, fault=None)
+    return msgspec.structs.replace(record, state=state, since=_ended(record, folder), fault=None)
+
+
+def _ended(record: Record, folder: Path) -> datetime:
+    """It ended while nobody watched: its last word on the console is the best witness of when."""
+    return max(record.since, _touched(folder / "serial.log"))
 
 
 def _started(record: Record, folder: Path) -> datetime:

@@ -142,7 +142,8 @@ def _user_network(root: ET.Element, domain: Domain) -> None:
     backend = f"user,id=nic0,hostfwd=tcp:127.0.0.1:{domain.ssh_port}-:{SSH_PORT}"
     if not domain.outbound:
         backend += ",restrict=on"
-    device = f"virtio-net-pci,netdev=nic0,id=nic0,mac={domain.mac},bus=pci.0,addr={_NIC_SLOT},romfile="
+    # Without an id of its own: libvirt, told of a device it did not define, would log an error at each boot.
+    device = f"virtio-net-pci,netdev=nic0,mac={domain.mac},bus=pci.0,addr={_NIC_SLOT},romfile="
     line = ET.SubElement(root, f"{{{_QEMU}}}commandline")
     for value in ("-netdev", backend, "-device", device):
         ET.SubElement(line, f"{{{_QEMU}}}arg", value=value)

@@ -111,12 +111,8 @@ class Domains:
         await self.connection.call(call)
 
     def _find(self, id: str) -> Any | None:
-        try:
-            return self._raw.lookupByUUIDString(id)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                return None
-            raise
+        """Not by a look-up, which libvirt logs as an error where there is none."""
+        return next((domain for domain in self._raw.listAllDomains(0) if domain.UUIDString() == id), None)
 
 
 def _end(domain: Any) -> None:

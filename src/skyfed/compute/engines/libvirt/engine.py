@@ -157,7 +157,7 @@ class LibvirtEngine:
                 await self._boot(record, opened)
             elif record.state in (VmState.STOPPING, VmState.DELETING):
                 raise engine_error("conflict", f"the machine is {record.state}; start it when it is stopped")
-            return self._machines.seen(self._machines.get(id))
+            return await self._saved(id)
 
     async def stop(self, id: str, method: StopMethod, grace: float) -> EngineVm:
         opened = await self._usable()
@@ -170,7 +170,7 @@ class LibvirtEngine:
                     await opened.domains.press_power_button(id)
                     self._machines.enter(id, VmState.STOPPING, self._clock.now())
                     self._follow(id, self._see_off(id, grace, opened))
-            return self._machines.seen(self._machines.get(id))
+            return await self._saved(id)
 
     async def restart(self, id: str, method: RestartMethod) -> EngineVm:
         opened = await self._usable()
@@ -184,7 +184,7 @@ class LibvirtEngine:
             else:
                 await opened.domains.reboot(id)
                 self._follow(id, self._see_rebooted(id, opened))
-            return self._machines.seen(self._machines.get(id))
+            return await self._saved(id)
 
     async def delete(self, id: str) -> None:
         if not is_uuid(id):
@@ -300,7 +300,7 @@ class LibvirtEngine:
         log.info("%s on %s: %s", version, verdict.acceleration, verdict.reason)
         # Events first, so that nothing that happens while we look is missed; they wait for the loop.
         connection.watch(lifecycle, rebooted, lost)
-        await adopt(self._records, self._machines, domains, self._root)
+        self._guest_off.update(await adopt(self._records, self._machines, domains, self._root))
         return _Open(domains=domains, verdict=verdict, version=version, emulator=emulator)
 
     def _on_lost(self) -> None:
@@ -538,6 +538,11 @@ class LibvirtEngine:
         task = self._following.pop(id, None)
         if task is not None and task is not asyncio.current_task():
             task.cancel()
+
+    async def _saved(self, id: str) -> EngineVm:
+        """The machine as it is now, once that is on disk."""
+        await self._machines.saved(id)
+        return self._machines.seen(self._machines.get(id))
 
     def _in_use(self, sha512: str) -> bool:
         return any(record.image_sha512 == sha512 for record in self._machines)

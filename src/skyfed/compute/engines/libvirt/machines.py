@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
@@ -60,12 +59,15 @@ class Machines:
         """A new or changed record; on disk when this returns. Published if its state is new."""
         last = self._known.get(record.id)
         self._known[record.id] = record
-        await self._save(record.id)
-        if last is None or (last.state, last.since) != (record.state, record.since):
-            self._publish_state(record)
+        self._changed.set()
+        news = None if last and (last.state, last.since) == (record.state, record.since) else self.seen(record)
+        await self._save(record.id, news)
 
     def enter(self, id: str, state: VmState, at: datetime, fault: str | None = None) -> None:
-        """`state` began `at`. Published at once, saved soon. Nothing happens if it is in that state already."""
+        """`state` began `at`. Nothing happens if the machine is in that state already.
+
+        Look-ups show it at once; it is published once it is on disk, so that who was told finds it after a crash.
+        """
         record = self._known.get(id)
         if record is None or (record.state, record.fault) == (state, fault):
             return
@@ -76,9 +78,7 @@ class Machines:
         if state not in RUNNING:
             last = self._counters.pop(id, None) or record.counters
             changed = msgspec.structs.replace(changed, counters=last)
-        self._known[id] = changed
-        self._publish_state(changed)
-        self._spawn(self._save(id))
+        self._change(changed)
 
     def rebooted(self, id: str, at: datetime) -> None:
         """The guest booted again in the same process: `active` once more, from `at`."""
@@ -86,10 +86,13 @@ class Machines:
         # libvirt tells twice about one reset
         if record is None or (record.state is VmState.ACTIVE and (at - record.since).total_seconds() < 1):
             return
-        changed = msgspec.structs.replace(record, state=VmState.ACTIVE, since=max(at, record.since), fault=None)
-        self._known[id] = changed
-        self._publish_state(changed)
-        self._spawn(self._save(id))
+        since = max(at, record.since)
+        self._change(msgspec.structs.replace(record, state=VmState.ACTIVE, since=since, fault=None))
+
+    async def saved(self, id: str) -> None:
+        """Waits until every change of the machine so far is on disk."""
+        async with self._saving.only(id):
+            return
 
     async def erase(self, id: str) -> bool:
         """Forgets the machine and removes its folder; whether there was anything."""
@@ -150,21 +153,21 @@ class Machines:
             counters=self.counters(record.id),
         )
 
-    def _publish_state(self, record: Record) -> None:
+    def _change(self, record: Record) -> None:
+        self._known[record.id] = record
         self._changed.set()
-        event = EngineEvent(kind=EventKind.STATE, at=record.since, id=record.id, vm=self.seen(record))
-        self._events.publish(event)
+        task = asyncio.get_running_loop().create_task(self._save(record.id, self.seen(record)))
+        self._tasks.add(task)
+        task.add_done_callback(self._saved)
 
-    async def _save(self, id: str) -> None:
+    async def _save(self, id: str, news: EngineVm | None) -> None:
+        """In the order of the changes, and so are their events."""
         async with self._saving.only(id):
             record = self._known.get(id)
             if record is not None:
                 await asyncio.to_thread(self._records.save, record)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._saved)
+            if news is not None:
+                self._events.publish(EngineEvent(kind=EventKind.STATE, at=news.since, id=id, vm=news))
 
     def _saved(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
