@@ -165,3 +165,9 @@ def test_a_machine_that_vanished_is_in_error_with_the_reason() -> None:
     assert "gone from the engine" in str(change.fault)
     assert vanished(row(VmState.PENDING, launched=False).vm, LATER) == ()
     assert states(vanished(row(VmState.DELETING, DesiredState.DELETED).vm, LATER)) == [VmState.DELETED]
+
+
+def test_a_guest_ran_at_least_until_its_counters_were_last_read() -> None:
+    record = msgspec.structs.replace(row(VmState.ACTIVE), meter=Meter(at=LATER))
+    (change,) = seen(record, view(VmState.STOPPED, EARLIER))
+    assert change.at == LATER

@@ -156,13 +156,20 @@ def _seen_active(record: Record, view: EngineVm, *, news: bool) -> tuple[Change,
 
 def _seen_stopped(record: Record, view: EngineVm) -> tuple[Change, ...]:
     vm = record.vm
-    halted = Change(observed=VmState.STOPPED, at=view.since, desired=DesiredState.STOPPED, fault=view.fault)
+    halted = Change(observed=VmState.STOPPED, at=_ended(record, view), desired=DesiredState.STOPPED, fault=view.fault)
     if vm.observed not in _STARTING and vm.observed is not VmState.STOPPED:
         return (halted,)
     # Did it run, and end, without anybody here to see it? Then that run is recorded first.
     if view.booted is not None and (vm.launched is None or _dated(record, view.booted) >= vm.changed):
         return (_running(view.booted), halted)
     return ()
+
+
+def _ended(record: Record, view: EngineVm) -> datetime:
+    """When it stopped: no earlier than the last sample of its counters, which a running guest alone can give. An
+    engine that was away at the end may know no more than when the guest last wrote to its console."""
+    samples = (record.meter.at, view.counters.at if view.counters else None)
+    return max([view.since, *(at for at in samples if at is not None)])
 
 
 def _dated(record: Record, moment: datetime) -> datetime:

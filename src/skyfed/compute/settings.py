@@ -78,12 +78,12 @@ class ComputeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = (IdentifierKind.MPURI, IdentifierKind.DC, IdentifierKind.OS_TPL)
     database: Annotated[str, setting("SQLAlchemy URL; empty: an SQLite file in the service's data directory")] = ""
     engine: Annotated[
-        Literal["host", "simulated"],
-        setting("`host`: the engine host on `engine_socket`; `simulated`: no real guests, for demonstrations"),
-    ] = "host"
-    engine_socket: Annotated[
-        str, setting("unix socket of the engine host; empty: `engine-host.sock` in the node's run directory")
-    ] = ""
+        Literal["libvirt", "simulated"],
+        setting(
+            "`libvirt`: through the engine host on `engine_socket`; `simulated`: no real guests, to try things out"
+        ),
+    ] = "libvirt"
+    engine_socket: Annotated[str, setting("unix socket of the engine host; empty: the node's own engine host")] = ""
     engine_calls: Annotated[
         int,
         msgspec.Meta(ge=1, le=256),
