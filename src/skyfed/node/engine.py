@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 
 from skyfed.compute.engines.host import EngineHost
-from skyfed.compute.engines.libvirt.engine import LibvirtEngine
+from skyfed.compute.engines.libvirt import open_engine
 from skyfed.compute.engines.libvirt.settings import Settings
 from skyfed.web.runtime import Assembly, Health, Runtime
 
@@ -16,17 +16,15 @@ def assemble(settings: Settings, runtime: Runtime) -> Assembly:
     """The engine host; `root` and `probe_image` are relative to the node's directory."""
     node = runtime.run.parent
     image = node / settings.probe_image if settings.probe_image is not None else None
-    engine = LibvirtEngine(
-        msgspec.structs.replace(settings, root=node / settings.root, probe_image=image), clock=runtime.clock
-    )
+    engine = open_engine(msgspec.structs.replace(settings, root=node / settings.root, probe_image=image), runtime.clock)
     host = EngineHost(engine, node / settings.root, runtime.run / SOCKET)
 
     async def start() -> None:
         await host.start()
-        # The first open of a libvirt root takes ten seconds; the compute service asks as soon as it likes.
-        runtime.tasks.task("open", open_engine)
+        # The first open of a libvirt root takes a while; the compute service asks as soon as it likes.
+        runtime.tasks.task("open", open_now)
 
-    async def open_engine() -> None:
+    async def open_now() -> None:
         await engine.probe()
         await asyncio.Event().wait()
 

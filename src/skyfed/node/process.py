@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skyfed import __version__
+from skyfed.compute.engines.attendant import attend
 from skyfed.core import children
 from skyfed.core import log as logs
 from skyfed.core.clock import Clock, SystemClock
@@ -148,8 +149,11 @@ def main() -> None:
         children.exit_if_orphaned(int(parent))
     import uvloop
 
+    directory, process = Path(sys.argv[1]), sys.argv[2]
     try:
-        uvloop.run(_main(Path(sys.argv[1]), sys.argv[2]))
+        if "engine" in Node.load(directory).config.processes.get(process, ()):
+            attend()  # before any thread: this goes on in a child whose attendant reaps ended QEMUs at once
+        uvloop.run(_main(directory, process))
     except SkyfedError as error:
         log.error("cannot go on: %s", error.message)
         sys.exit(1)
