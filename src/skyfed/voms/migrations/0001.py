@@ -87,7 +87,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("vo_id", sa.Integer(), nullable=False),
         sa.Column("person_id", sa.Integer(), nullable=False),
-        sa.Column("suspended", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("suspended", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("reason", sa.Text(), server_default="", nullable=False),
         sa.Column("until", sa.BigInteger(), nullable=True, comment="null: for good"),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
