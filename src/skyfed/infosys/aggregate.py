@@ -98,13 +98,14 @@ def _refusal(site: str, domain: Dn, entry: Entry) -> str:
 
 _LIST_LITERAL = re.compile(r"[\[(]\s*u?(['\"]).*\1\s*,?\s*[\])]", re.DOTALL)
 _LIST_ITEM = re.compile(r"u?'([^']*)'|u?\"([^\"]*)\"")
-_HAS_TIME = frozenset(
-    name.lower() for name in ("GLUE2Domain", "GLUE2Service", "GLUE2Endpoint", "GLUE2Share", "GLUE2Manager")
-)
+_HAS_TIME = frozenset(("GLUE2Domain", "GLUE2Service", "GLUE2Endpoint", "GLUE2Share", "GLUE2Manager"))
 
 
 def _repaired(entry: Entry, seen: datetime) -> Entry:
-    changes: dict[str, tuple[str, ...]] = {"objectClass": glue2.completed_classes(entry.all("objectClass"))}
+    changes: dict[str, tuple[str, ...]] = {}
+    classes = glue2.completed_classes(entry.all("objectClass"))
+    if classes != entry.all("objectClass"):
+        changes["objectClass"] = classes
     for type, value in (pair for rdn in entry.dn.rdns[:1] for pair in rdn):
         # Released providers left the naming attribute out of images and flavours (digest 5, quirk 2).
         if value not in entry.all(type) and not (type.lower().startswith("glue2group") and entry.all("GLUE2GroupID")):
@@ -112,10 +113,9 @@ def _repaired(entry: Entry, seen: datetime) -> Entry:
     for name, values in entry:
         if name.lower().endswith("capability") and any(_LIST_LITERAL.fullmatch(value) for value in values):
             changes[name] = _split_literals(values)
-    classes = {name.lower() for name in changes["objectClass"]}
-    if not entry.all("GLUE2EntityCreationTime") and classes & _HAS_TIME:
+    if not _HAS_TIME.isdisjoint(classes) and not entry.all("GLUE2EntityCreationTime"):
         changes["GLUE2EntityCreationTime"] = (iso(seen),)
-    return entry.replaced(changes)
+    return entry.replaced(changes) if changes else entry
 
 
 def _split_literals(values: tuple[str, ...]) -> tuple[str, ...]:

@@ -253,7 +253,7 @@ async def _communicate(argv: list[str], data: bytes, seconds: float) -> tuple[in
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        preexec_fn=die_with_parent,
+        # No preexec_fn: Python may vfork then. A batch whose parent dies ends by itself, with the rest of its input.
         env={"PATH": os.environ.get("PATH", ""), "LDAPNOINIT": "1", "LC_ALL": "C"},
     )
     try:
