@@ -45,6 +45,7 @@ def up(directory: Path | None, detach: bool, no_tour: bool) -> None:
         where = _directory(directory)
         ran_before = (where / "federation.toml").exists() and keeper_pid(Places.open(where)) is not None
         places = bring_up(where, SystemClock(), detach=detach or ran_before)
+        ok = False
         try:
             ok = no_tour or _tour(places, as_json=False)
             click.echo(_welcome(places))
@@ -136,8 +137,8 @@ def _welcome(places: Places) -> str:
             f'  eval "$(skyfed env --as alice --dir {places.directory})"',
             "  skyfed proxy init --voms demo.skyfed && skyfed proxy info",
             '  skyfed find image "Skyfed demo guest" --vo demo.skyfed',
-            "  skyfed vm create --site ALPHA --image skyfed-demo-guest --flavour tiny"
-            " --ssh-key $SKYFED_SSH_KEY.pub --title mine --wait",
+            '  skyfed vm create --site ALPHA --image "Skyfed demo guest" --flavour tiny --title mine --wait \\',
+            "    --ssh-key $SKYFED_SSH_KEY.pub",
             "  skyfed vm ssh --site ALPHA mine --identity $SKYFED_SSH_KEY -- uname -a",
             "  skyfed status",
         ]

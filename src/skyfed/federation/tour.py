@@ -193,6 +193,7 @@ class Visit:
         self.token = new_uuid()
         self.title = f"tour-{self.token[:8]}"
         self.location = ""
+        self.id = ""
         self.watch = Watch()
         self.before: dict[tuple[str, ...], int] = {}
         self.record: CloudRecord | None = None
@@ -257,6 +258,7 @@ class Visit:
         self.watch.created = Span(after, 0)  # an earlier try may have got through: the machine is as old as the first
         self.location = self.occi.create(order)
         self.watch.created = Span(after, time.time())
+        self.id = self.location.rpartition("/")[2]
         return self.location
 
     def _await_active(self) -> str:
@@ -315,7 +317,7 @@ class Visit:
     def _accounted(self) -> str:
         """The record of this machine is what was measured, and it is in the month's summary."""
         record = until(
-            self._final_record, RECORD_SECONDS, f"no final usage record of {self.token} reached the repository"
+            self._final_record, RECORD_SECONDS, f"no final usage record of {self.id} reached the repository"
         )
         active = self.watch.active
         stopped = self.watch.stopped
@@ -334,7 +336,7 @@ class Visit:
         return f"{record.status}, {wall} s wall, {record.cpu_duration} s CPU, image {record.image_id}; in the month's summary"
 
     def _final_record(self) -> CloudRecord | None:
-        for found in self.accounting.records(vm=self.token):
+        for found in self.accounting.records(vm=self.id):
             if found.record.status == "completed":
                 return found.record
         return None

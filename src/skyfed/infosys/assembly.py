@@ -48,8 +48,8 @@ class SiteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     www: Annotated[str, setting("The site's web page.")] = ""
     ngi: Annotated[str, setting("The NGI that the site belongs to.")] = ""
     country: Annotated[str, setting("Two-letter code or name of the country; empty: no location is published.")] = ""
-    latitude: Annotated[float | None, setting("Degrees north."), msgspec.Meta(ge=-90, le=90)] = None
-    longitude: Annotated[float | None, setting("Degrees east."), msgspec.Meta(ge=-180, le=180)] = None
+    latitude: Annotated[Annotated[float, msgspec.Meta(ge=-90, le=90)] | None, setting("Degrees north.")] = None
+    longitude: Annotated[Annotated[float, msgspec.Meta(ge=-180, le=180)] | None, setting("Degrees east.")] = None
     contacts: Annotated[
         dict[Literal["general", "sysadmin", "security", "usersupport"], str],
         setting("Role addresses that anybody may read, by kind."),

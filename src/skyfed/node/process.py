@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +67,8 @@ def surroundings(node: Node, clock: Clock) -> Surroundings:
     return Surroundings(clock, trust, vomsdir, judge, host, http, ServerTls(trust, host.cert, host.key, clock))
 
 
-async def serve(node: Node, process: str, *, ready: Callable[[], None], stop: Awaitable[object]) -> None:
-    """Run the services of `process` until `stop` is done. `ready` is called when all of them answer."""
+async def serve(node: Node, process: str, *, ready: Callable[[], None], stop: asyncio.Event) -> None:
+    """Run the services of `process` until `stop` is set. `ready` is called when all of them answer."""
     around = surroundings(node, SystemClock())
     async with AsyncExitStack() as stack:
         compute: object | None = None
@@ -78,7 +78,7 @@ async def serve(node: Node, process: str, *, ready: Callable[[], None], stop: Aw
             compute = compute or found
         ready()
         log.info("ready")
-        await stop
+        await stop.wait()
         log.info("stopping")
 
 
@@ -130,7 +130,7 @@ async def _main(directory: Path, process: str) -> None:
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
-    await serve(node, process, ready=_say_ready, stop=stop.wait())
+    await serve(node, process, ready=_say_ready, stop=stop)
 
 
 def _say_ready() -> None:

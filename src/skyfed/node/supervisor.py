@@ -21,6 +21,8 @@ from skyfed.node.config import Node
 log = logging.getLogger(__name__)
 
 READY_SECONDS = 120.0
+# A process that ends this often while its node starts has a lasting reason, such as a wrong setting.
+START_ATTEMPTS = 3
 STOP_SECONDS = 25.0
 FIRST_RESTART_SECONDS = 0.2
 LAST_RESTART_SECONDS = 30.0
@@ -51,6 +53,7 @@ class Supervised:
         self.state = ProcessState(process=process, state="stopped")
         self._child: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
+        self._hopeless = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -61,6 +64,14 @@ class Supervised:
     def start(self) -> None:
         """Begin keeping it running."""
         self._task = asyncio.create_task(self._keep(), name=f"{self.node.name}/{self.process}")
+
+    async def first_ready(self, seconds: float) -> bool:
+        """Whether it becomes ready within `seconds`; given up at once when it has failed START_ATTEMPTS times."""
+        waits = [asyncio.create_task(event.wait()) for event in (self.ready, self._hopeless)]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        return self.ready.is_set()
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL after STOP_SECONDS; returns when it is gone."""
@@ -89,6 +100,8 @@ class Supervised:
             failures = 0 if time.monotonic() - began > WELL_SECONDS else failures + 1
             pause = min(LAST_RESTART_SECONDS, FIRST_RESTART_SECONDS * 2.0 ** min(failures, 10))
             log.warning("%s/%s ended (%s); again in %.1f s", self.node.name, self.process, exit_text, pause)
+            if failures >= START_ATTEMPTS:
+                self._hopeless.set()
             self._note(state="restarting", pid=0, restarts=self.state.restarts + 1, last_exit=exit_text)
             await asyncio.sleep(pause)
 
@@ -162,15 +175,13 @@ class NodeSupervisor:
             process.start()
         for process in self.processes:
             progress(f"{self.node.name}/{process.process}")
-            try:
-                await asyncio.wait_for(process.ready.wait(), READY_SECONDS)
-            except TimeoutError as error:
+            if not await process.first_ready(READY_SECONDS):
                 raise Unavailable(
-                    f"process {process.process} of node {self.node.name} is not ready after {READY_SECONDS:.0f} s"
+                    f"process {process.process} of node {self.node.name} does not become ready"
                     f" ({process.state.last_exit or process.state.state}); its log: {process.log_file};"
                     f" last line: {_last_line(process.log_file)}",
                     code="not_ready",
-                ) from error
+                )
 
     async def stop(self) -> None:
         """Stop everything, last started first."""
