@@ -61,6 +61,9 @@ def test_a_refused_credential_learns_its_reason(app: Starlette) -> None:
     expired = Verdict(principal=None, findings=(Finding("expired", "the proxy expired at noon"),))
     answer = call(app, "GET", "/gocdbpi/public/?method=get_site", verdict=expired)
     assert "the proxy expired at noon" in answer.text
+    banned = Verdict(principal=None, findings=(Finding("banned_dn", "this <name> is banned"),))
+    answer = call(app, "GET", "/gocdbpi/public/?method=get_site", verdict=banned)
+    assert (answer.status, "this &lt;name&gt; is banned" in answer.text) == (200, True)
     assert "support@alpha.example.org" not in answer.text
 
 

@@ -10,9 +10,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
 from skyfed.core.clock import from_iso
-from skyfed.core.errors import Invalid, TooLarge, Unauthenticated
+from skyfed.core.errors import Invalid, TooLarge
 from skyfed.core.text import one_line, shown
-from skyfed.registry import pi
+from skyfed.registry import formats, pi
 from skyfed.registry.model import CertificationStatus, Infrastructure, Site
 from skyfed.registry.service import Registry
 from skyfed.web import access
@@ -59,13 +59,14 @@ def pi_routes(registry: Registry, public_url: str, readers: Readers) -> list[Bas
 
 
 def _authorise(request: Request, readers: Readers) -> None:
-    try:
-        principal = access.principal(request.scope)
-    except Unauthenticated as error:
-        if error.code == "no_credential":
-            raise pi.Refused(pi.NO_IDENTIFIER) from error
-        raise pi.Refused(f"{pi.NO_IDENTIFIER} ({one_line(error.message, 300)})") from error
-    if not readers.anybody_known and principal.subject not in readers.subjects:
+    verdict = access.verdict(request.scope)
+    if verdict.principal is None:
+        if verdict == access.NO_CREDENTIAL:
+            raise pi.Refused(pi.NO_IDENTIFIER)
+        # The reference knows no refused credentials, TLS keeps them out: its text, and the reason.
+        reason = verdict.reason.message if verdict.reason else "the credential is refused"
+        raise pi.Refused(f"{pi.NO_IDENTIFIER} ({formats.escaped(one_line(reason, 300))})")
+    if not readers.anybody_known and verdict.principal.subject not in readers.subjects:
         raise pi.Refused(pi.NOT_ENTITLED)
 
 
