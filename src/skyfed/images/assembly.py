@@ -1,6 +1,7 @@
 """The image service of a node: publisher where lists are configured, subscriber where subscriptions are."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +28,8 @@ from skyfed.images.tables import metadata
 from skyfed.pki.files import Credential, read_credential
 from skyfed.web.guard import Limits
 from skyfed.web.runtime import Assembly, Health, Runtime
+
+log = logging.getLogger(__name__)
 
 RENEW_TASK = "sign-lists"
 RENEW_SECONDS = 600.0
@@ -172,6 +175,11 @@ def _publisher(settings: Settings, runtime: Runtime, db: Database) -> _Part:
 
     async def start() -> None:
         await asyncio.to_thread(publisher.open)
+        try:
+            # The lists stand before the first request.
+            await renew()
+        except Invalid as error:
+            log.warning("image lists cannot be signed yet; the task %s tries again: %s", RENEW_TASK, error.message)
         runtime.tasks.every(RENEW_TASK, RENEW_SECONDS, renew)
 
     async def health() -> Health:
