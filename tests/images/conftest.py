@@ -27,7 +27,7 @@ from skyfed.images.tables import metadata
 from skyfed.pki import names
 from skyfed.pki.files import Credential
 from support.compute_site import Site
-from support.pki import NOW, Pki, make_pki
+from support.pki import NOW, Pki, copy_pki
 from support.web import serving
 
 LIMITS = InspectionLimits(max_virtual_bytes=1 << 33)
@@ -130,9 +130,9 @@ def clock() -> FixedClock:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Pki:
+def own(pki: Pki, tmp_path: Path) -> Pki:
     """A CA that the test may change."""
-    return make_pki(tmp_path / "pki")
+    return copy_pki(pki, tmp_path / "pki")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from skyfed.images.model import Endorser, number_of
 from skyfed.pki import names, smime
 from skyfed.pki.files import Credential
 from skyfed.pki.trust import TrustSettings, TrustStore
-from support.pki import NOW, Pki, make_pki
+from support.pki import NOW, Pki, copy_pki
 from support.vectors import vectors
 
 RECORDED = from_iso("2026-11-23T05:00:00Z")
@@ -90,8 +90,8 @@ def test_a_signer_who_is_not_trusted_is_refused(pki: Pki, signer: str, code: str
     assert code_of(judged, pki, signed(getattr(pki, signer))) == code
 
 
-def test_a_crl_is_required_even_where_the_node_is_lenient(tmp_path: Path) -> None:
-    pki = make_pki(tmp_path)
+def test_a_crl_is_required_even_where_the_node_is_lenient(pki: Pki, tmp_path: Path) -> None:
+    pki = copy_pki(pki, tmp_path / "pki")
     for path in pki.certificates.glob("*.r0"):
         path.unlink()
     trust = TrustStore(pki.certificates, FixedClock(NOW), TrustSettings(crl="ignore"))
@@ -103,8 +103,8 @@ def test_an_expired_crl_refuses(pki: Pki) -> None:
     assert code_of(evaluate, signed(pki.robot), Policy(), pki.trust(), later) == "crl_expired"
 
 
-def test_a_missing_signing_policy_refuses(tmp_path: Path) -> None:
-    pki = make_pki(tmp_path)
+def test_a_missing_signing_policy_refuses(pki: Pki, tmp_path: Path) -> None:
+    pki = copy_pki(pki, tmp_path / "pki")
     for pattern in ("*.signing_policy", "*.namespaces"):
         for path in pki.certificates.glob(pattern):
             path.unlink()

@@ -19,9 +19,9 @@ from support.pki import Pki
 from support.vectors import vectors
 
 UID = "0.9.2342.19200300.100.1.1"
-VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x17F, blacklist_characters="/\\="), min_size=1).filter(
-    lambda text: text.strip() == text
-)
+VALUE = st.text(
+    st.characters(min_codepoint=0x20, max_codepoint=0x17F, blacklist_characters="/\\="), min_size=1, max_size=30
+).filter(lambda text: text.strip() == text)
 
 
 def openssl(certificate: Path, *options: str) -> str:

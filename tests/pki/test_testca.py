@@ -12,7 +12,7 @@ from skyfed.core.clock import FixedClock
 from skyfed.core.errors import Conflict, NotFound
 from skyfed.pki.testca import ThrowawayCA, vomses_line, write_lsc
 from support.peers import need
-from support.pki import NOW, Pki, make_pki
+from support.pki import NOW, Pki, copy_pki
 from support.vectors import vectors
 
 
@@ -39,8 +39,8 @@ def test_private_keys_are_for_their_owner_only(pki: Pki) -> None:
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
-def test_a_ca_that_is_opened_again_remembers_what_it_revoked(tmp_path: Path) -> None:
-    pki = make_pki(tmp_path)
+def test_a_ca_that_is_opened_again_remembers_what_it_revoked(pki: Pki, tmp_path: Path) -> None:
+    pki = copy_pki(pki, tmp_path / "pki")
     again = ThrowawayCA.open(pki.ca.directory, FixedClock(NOW + timedelta(days=1)))
     again.revoke(pki.bob.certificate)
     crl = again.crl()

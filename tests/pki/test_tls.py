@@ -13,7 +13,7 @@ from skyfed.core.errors import Invalid
 from skyfed.pki.testca import write_host
 from skyfed.pki.tls import ClientTls, ServerTls, client_context
 from skyfed.pki.trust import TrustStore
-from support.pki import NOW, Pki, make_pki
+from support.pki import NOW, Pki, copy_pki
 
 
 @dataclass
@@ -110,10 +110,10 @@ def test_a_client_refuses_a_server_of_another_name(pki: Pki, server: ServerTls) 
 
 @pytest.mark.parametrize("name", ["localhost", None])
 def test_a_ca_that_leaves_the_trust_directory_is_refused_on_the_next_connection(
-    tmp_path: Path, name: str | None
+    pki: Pki, tmp_path: Path, name: str | None
 ) -> None:
     """Also for clients that send no server name."""
-    pki = make_pki(tmp_path)
+    pki = copy_pki(pki, tmp_path / "pki")
     clock = FixedClock(NOW)
     server = ServerTls(TrustStore(pki.certificates, clock), pki.hostcert, pki.hostkey, clock)
     client = user_context(pki, "alice")
@@ -126,19 +126,19 @@ def test_a_ca_that_leaves_the_trust_directory_is_refused_on_the_next_connection(
         shake(server.context, client, name=name)
 
 
-def test_a_renewed_host_certificate_is_served_without_restart(tmp_path: Path) -> None:
-    pki = make_pki(tmp_path)
+def test_a_renewed_host_certificate_is_served_without_restart(pki: Pki, tmp_path: Path) -> None:
+    pki = copy_pki(pki, tmp_path / "pki")
     clock = FixedClock(NOW)
     server = ServerTls(TrustStore(pki.certificates, clock), pki.hostcert, pki.hostkey, clock)
     renewed = pki.ca.host("alpha.localhost")
-    write_host(renewed, tmp_path / "host")
+    write_host(renewed, pki.directory / "host")
     clock.advance(2)
     served = shake(server.context, user_context(pki, "alice")).client.getpeercert(binary_form=True)
     assert served == renewed.certificate.public_bytes(Encoding.DER)
 
 
-def test_a_broken_host_certificate_leaves_the_earlier_one_in_service(tmp_path: Path) -> None:
-    pki = make_pki(tmp_path)
+def test_a_broken_host_certificate_leaves_the_earlier_one_in_service(pki: Pki, tmp_path: Path) -> None:
+    pki = copy_pki(pki, tmp_path / "pki")
     clock = FixedClock(NOW)
     server = ServerTls(TrustStore(pki.certificates, clock), pki.hostcert, pki.hostkey, clock)
     pki.hostcert.write_text("half a file")

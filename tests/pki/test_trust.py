@@ -17,7 +17,7 @@ from skyfed.pki.files import Credential, pem_certificate, write_atomic
 from skyfed.pki.path import Path as Verdict
 from skyfed.pki.testca import ThrowawayCA, new_key
 from skyfed.pki.trust import TrustSettings, TrustStore
-from support.pki import NOW, Pki, make_pki
+from support.pki import NOW, Pki, copy_pki
 from support.vectors import vectors
 
 RECORDED = from_iso("2026-11-23T04:40:00Z")
@@ -36,8 +36,9 @@ def certificate(area: str, name: str) -> x509.Certificate:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Pki:
-    return make_pki(tmp_path)
+def own(pki: Pki, tmp_path: Path) -> Pki:
+    """A CA that the test may change."""
+    return copy_pki(pki, tmp_path / "pki")
 
 
 def subordinate(pki: Pki, dn: str, *, path_length: int | None = 0, ca: bool = True, sign: bool = True) -> Credential:

@@ -1,5 +1,7 @@
 """A certificate authority for a whole test session, and the credentials that most areas' tests want."""
 
+import dataclasses
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,7 +61,7 @@ class Pki:
 
 
 def make_pki(directory: Path) -> Pki:
-    """A new CA with its people; for tests that change it (revoke, expire). Others use the `pki` fixture."""
+    """A new CA with its people; for tests that change it (revoke, expire). Others use the `pki` fixture, or a copy of it."""
     clock = FixedClock(NOW)
     ca = ThrowawayCA.create(directory / "ca", clock)
     other = ThrowawayCA.create(directory / "other-ca", clock)
@@ -82,7 +84,13 @@ def make_pki(directory: Path) -> Pki:
     return made
 
 
+def copy_pki(made: Pki, directory: Path) -> Pki:
+    """The same CA and people in another directory, free to be changed: keys take long to make."""
+    shutil.copytree(made.directory, directory, symlinks=True)
+    return dataclasses.replace(made, directory=directory, ca=ThrowawayCA.open(directory / "ca", FixedClock(NOW)))
+
+
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    """The session's CA and people. Do not change it: make another with `make_pki`."""
+    """The session's CA and people. Do not change it: change a `copy_pki` of it."""
     return make_pki(tmp_path_factory.mktemp("pki"))
