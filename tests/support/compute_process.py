@@ -19,7 +19,7 @@ from skyfed.compute.engines.remote import RemoteEngine
 from skyfed.compute.model import Action, ImageMeta, VmRequest, VmState
 from skyfed.compute.service import ComputeService
 from skyfed.core.clock import SystemClock
-from skyfed.core.errors import SkyfedError
+from skyfed.core.errors import SkyfedError, Unavailable
 from skyfed.core.sql import Database
 from skyfed.core.tasks import Supervisor
 from support.compute_site import owner, settings
@@ -133,6 +133,15 @@ class _Inside:
 
     async def reconcile(self) -> None:
         await self._service._reconciler.reconcile()
+
+    async def reconcile_when_up(self) -> None:
+        """After the engine host was killed: as soon as it answers again."""
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    return await self.reconcile()
+                except Unavailable:
+                    await asyncio.sleep(0.1)
 
     async def _when(self, holds: Callable[[], bool], seconds: float) -> None:
         changes = self._service.vm_changes
