@@ -17,6 +17,7 @@ from skyfed.infosys.slapd import program
 
 _CHUNK = 1 << 16
 _STDERR_BYTES = 4096
+_MAX_ADDRESSES = 4
 _NO_SUCH_OBJECT = 32
 _LIMIT_CODES = (3, 4)  # time and size limit exceeded: what came is not the whole
 
@@ -32,38 +33,46 @@ class FetchLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def fetch(source: Source, limits: FetchLimits, permits: Permits) -> bytes:
-    """Everything below the source's base, as LDIF. The address is resolved once, checked with `permits` and then used.
+    """Everything below the source's base, as LDIF. The name is resolved once; the addresses that
+    `permits` accepts are then used.
 
     Raises Unavailable, TimedOut, TooLarge, NotFound (no such base), Forbidden (address).
     """
     try:
         async with asyncio.timeout(limits.seconds):
-            address = await _address(source, permits)
-            return await _search(source, address, limits)
+            return await _search(source, await _addresses(source, permits), limits)
     except TimeoutError as error:
         raise TimedOut(f"{source.host}:{source.port} did not answer within {limits.seconds:g} s") from error
 
 
-async def _address(source: Source, permits: Permits) -> str:
+async def _addresses(source: Source, permits: Permits) -> list[str]:
+    """The host's addresses that may be connected to, in the system's order."""
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(source.host, source.port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise Unavailable(f"{source.host} has no address: {error.strerror or error}", code="no_address") from error
     addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
-    for address in addresses:
-        if permits(address):
-            return f"[{address}]" if ":" in address else address
-    raise Forbidden(
-        f"{source.host} is at {', '.join(addresses)}, which this node may not connect to (setting outbound.allow)",
-        code="address_refused",
-    )
+    permitted = [address for address in addresses if permits(address)]
+    if not permitted:
+        raise Forbidden(
+            f"{source.host} is at {', '.join(addresses)}, which this node may not connect to (setting outbound.allow)",
+            code="address_refused",
+        )
+    return permitted[:_MAX_ADDRESSES]
 
 
-async def _search(source: Source, address: str, limits: FetchLimits) -> bytes:
+def _url(address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"ldap://{quote(host, safe='[]:.')}:{port}"
+
+
+async def _search(source: Source, addresses: list[str], limits: FetchLimits) -> bytes:
+    # ldapsearch tries them in turn: a name may have an address on which nobody listens (::1 for localhost).
+    urls = " ".join(_url(address, source.port) for address in addresses)
     argv = [
         *(program("ldapsearch"), "-x", "-LLL", "-o", "ldif-wrap=no", "-o", f"nettimeout={max(1, int(limits.seconds))}"),
-        *("-H", f"ldap://{quote(address, safe='[]:.')}:{source.port}", "-z", str(limits.entries)),
+        *("-H", urls, "-z", str(limits.entries)),
         *("-l", str(max(1, int(limits.seconds))), "-s", "sub", "-b", str(source.base), "(objectClass=*)"),
     ]
     process = await asyncio.create_subprocess_exec(
