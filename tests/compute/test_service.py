@@ -3,11 +3,21 @@
 import asyncio
 import time
 
+import msgspec
 import pytest
 
 from skyfed.compute.model import Action, Context, StopMethod, VmRequest, VmState
 from skyfed.compute.settings import LimitSettings
-from skyfed.core.errors import Conflict, Forbidden, Invalid, NotFound, SkyfedError, TooLarge, Unavailable
+from skyfed.core.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    NotImplementedHere,
+    SkyfedError,
+    TooLarge,
+    Unavailable,
+)
 from support.compute_site import KEY, PATIENCE, HandClock, Run, Site, owner, settings, within
 
 
@@ -116,6 +126,17 @@ def test_an_unknown_method_is_refused_with_those_that_exist(run: Run) -> None:
         vm = await site.running(await site.image())
         with pytest.raises(Invalid, match="graceful, acpioff, poweroff"):
             await site.service.act(vm.id, Action.STOP, owner(), method="hibernate")
+
+    run(story)
+
+
+def test_an_action_that_the_engine_cannot_do_is_not_offered(run: Run) -> None:
+    async def story(site: Site) -> None:
+        vm = await site.running(await site.image())
+        able = await site.engine.capabilities()
+        site.service._reconciler.capabilities = msgspec.structs.replace(able, actions=frozenset({Action.STOP}))
+        with pytest.raises(NotImplementedHere):
+            await site.service.act(vm.id, Action.RESTART, owner())
 
     run(story)
 

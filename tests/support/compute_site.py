@@ -91,6 +91,7 @@ class Site:
         self.directory = directory
         self.settings = chosen or settings()
         self.clock = clock or HandClock()
+        self.url = f"sqlite:///{directory}/compute.db"
         self.host = SimulatedHost()
         self.latency = Latency()
         self.engine: SimulatedEngine
@@ -102,7 +103,7 @@ class Site:
 
     def database(self) -> Database:
         return Database(
-            f"sqlite:///{self.directory}/compute.db",
+            self.url,
             name="compute",
             metadata=tables.metadata,
             migrations="skyfed.compute.migrations",

@@ -45,7 +45,7 @@ from skyfed.compute.reconciler import Reconciler
 from skyfed.compute.settings import ComputeSettings
 from skyfed.compute.usage import RUNNING, Meter
 from skyfed.core.clock import Clock
-from skyfed.core.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
+from skyfed.core.errors import Conflict, Forbidden, Invalid, NotFound, NotImplementedHere, Unavailable
 from skyfed.core.ids import new_uuid
 from skyfed.core.log import event as log_event
 from skyfed.core.sql import Database
@@ -240,6 +240,8 @@ class ComputeService:
         NotImplementedHere (the engine cannot)."""
         vm = self._own(vm_id, owner)
         chosen = _method(action, method)
+        if self.capabilities is not None and action not in self.capabilities.actions:
+            raise NotImplementedHere(f"this site's engine cannot {action} a machine", code="not_implemented")
         record = await self._change(vm, lambda row: asked(row, action, chosen))
         log_event(log, logging.INFO, "action asked for", vm=vm_id, action=action, method=chosen)
         return record.vm
