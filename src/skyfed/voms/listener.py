@@ -92,6 +92,8 @@ class StreamListener:
                 ANSWERS.labels("none", "too_many_connections").inc()
                 connection.close()
                 continue
+            # asyncio leaves accepted sockets as they are: our end mark would wait for the peer to acknowledge the answer.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             task = loop.create_task(self._connection(connection, peer_key(address), ticket, answer))
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
@@ -100,6 +102,7 @@ class StreamListener:
         CONNECTIONS.set(self._admission.total)
         try:
             reader, writer = await self._handshake(connection)
+            _acknowledge(connection)
         except OSError as error:  # TLS errors, resets and timeouts are all OSErrors
             connection.close()
             self._handshake_failed(peer, error)
@@ -147,6 +150,13 @@ class StreamListener:
         if self._sparingly.passes(f"tls {reason}") is not None:
             event(log, logging.INFO, "TLS handshake failed; `skyfed proxy explain` says why a credential is refused",
                   service="voms", peer=peer, reason=reason, detail=one_line(str(error), 200))  # fmt: skip
+
+
+def _acknowledge(connection: socket.socket) -> None:
+    """Acknowledge at once what has arrived (Linux). Without session tickets we have nothing to say after the handshake,
+    and clients that wait for an acknowledgement before they send their request (C++, Java) would wait 40 ms for it."""
+    if hasattr(socket, "TCP_QUICKACK"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 async def read_request(reader: asyncio.StreamReader) -> Request:
