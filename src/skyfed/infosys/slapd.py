@@ -12,8 +12,10 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -108,7 +110,8 @@ class Slapd:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                preexec_fn=die_with_parent,
+                # Killed outright: its database is made anew by our next start, its port must be free for it.
+                preexec_fn=partial(die_with_parent, signal.SIGKILL),
             )
         return self._process
 

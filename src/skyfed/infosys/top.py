@@ -122,8 +122,10 @@ class TopLevel:
         try:
             listed = await asyncio.to_thread(lambda: tuple(self._list_sites()))
         except SkyfedError as error:
-            self.registry_error = one_line(error.message)
-            log.warning("the registry does not answer, the list of sites stays as it was: %s", self.registry_error)
+            reason = one_line(error.message)
+            if reason != self.registry_error:
+                log.warning("the registry does not answer, the list of sites stays as it was: %s", reason)
+            self.registry_error = reason
             return
         self.registry_error = ""
         if listed != self._sites:
@@ -143,10 +145,15 @@ class TopLevel:
                     raise Invalid("the site's name is none that the registry allows", code="site_name")
                 data = await fetch(aggregate.source(site.giis_url), self._limits, self._permits)
                 await self._take(site, data)
-                self._errors.pop(site.name, None)
+                if self._errors.pop(site.name, None) is not None:
+                    log.info("site %s answers", site.name)
             except SkyfedError as error:
-                self._errors[site.name] = one_line(error.message)
-                log.warning("site %s cannot be read: %s", site.name, self._errors[site.name])
+                self._silent(site.name, one_line(error.message))
+
+    def _silent(self, name: str, reason: str) -> None:
+        if self._errors.get(name) != reason:
+            log.warning("site %s cannot be read: %s", name, reason)
+        self._errors[name] = reason
 
     async def _take(self, site: ListedSite, data: bytes) -> None:
         now = self._clock.now()
