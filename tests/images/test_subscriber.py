@@ -406,6 +406,21 @@ def test_an_engine_that_is_down_is_asked_again_later(shop: Shop, play: Play) -> 
     play(story)
 
 
+def test_a_stop_breaks_off_a_download_which_goes_on_after_the_start(shop: Shop, play: Play) -> None:
+    shop.publish(qcow2() + bytes(1 << 22))
+
+    async def story(site: Subscribing) -> None:
+        site.subscriber.stop()
+        broken_off = await site.image()
+        assert broken_off.state is ImageState.DOWNLOADING
+        part = next((site.folder / "downloads").glob("*.part"))
+        assert 0 < part.stat().st_size < 1 << 22
+        site.restart()
+        assert (await site.image()).state is ImageState.POOLED
+
+    play(story)
+
+
 def test_what_happened_is_on_record(shop: Shop, play: Play) -> None:
     shop.publish(qcow2())
 

@@ -116,6 +116,7 @@ class _Part:
     admin: tuple[BaseRoute, ...]
     start: Callable[[], Awaitable[None]]
     health: Callable[[], Awaitable[Health]]
+    stop: Callable[[], None] = lambda: None
 
 
 def assemble(settings: Settings, runtime: Runtime) -> Assembly:
@@ -134,6 +135,8 @@ def assemble(settings: Settings, runtime: Runtime) -> Assembly:
             await part.start()
 
     async def stop() -> None:
+        for part in parts:
+            part.stop()
         await asyncio.to_thread(db.close)
 
     async def health() -> Health:
@@ -232,7 +235,13 @@ def _subscriber(settings: Settings, runtime: Runtime, db: Database) -> _Part:
         detail = f"{pooled} of {listed} images from {len(found)} lists"
         return Health(ok=not bad, detail="; ".join([detail, *bad]))
 
-    return _Part(public=(), admin=tuple(http.subscriber_admin(subscriber, runtime.tasks)), start=start, health=health)
+    return _Part(
+        public=(),
+        admin=tuple(http.subscriber_admin(subscriber, runtime.tasks)),
+        start=start,
+        health=health,
+        stop=subscriber.stop,
+    )
 
 
 def _terms(settings: SubscriptionSettings) -> SubscriptionTerms:

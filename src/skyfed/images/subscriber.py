@@ -8,6 +8,7 @@ old version stays offered until the new one is.
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 
 from skyfed.compute.model import DiskFormat, ImageMeta
 from skyfed.core.clock import Clock
-from skyfed.core.errors import Invalid, NotFound, SkyfedError, TooLarge
+from skyfed.core.errors import Invalid, NotFound, SkyfedError, TooLarge, Unavailable
 from skyfed.core.http import Client
 from skyfed.core.log import event as log_event
 from skyfed.core.sql import Database
@@ -92,6 +93,12 @@ class Subscriber:
         self._limits = limits
         self._clock = clock
         self._tasks = tasks
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Break off a running download at its next chunk, so that the process need not wait for it; it goes on after
+        the next start."""
+        self._stopping.set()
 
     async def cycle(self) -> None:
         """Look at every list, then bring in, replace and retire images. One subscription's trouble is not another's."""
@@ -208,7 +215,8 @@ class Subscriber:
             self._say(f"{what}: importing")
             image = await self._pool.import_image(_meta(item, found), path)
         except SkyfedError as error:
-            await self._note_failure(item, error)
+            if not self._stopping.is_set():  # else it stays as it is, and goes on after the next start
+                await self._note_failure(item, error)
             return
         pooled_id = image.id
         now = self._clock.now()
@@ -248,6 +256,8 @@ class Subscriber:
 
         def report(done: int) -> None:
             nonlocal shown
+            if self._stopping.is_set():
+                raise Unavailable("the service is stopping", code="stopping")
             percent = done * 100 // size
             if percent != shown:
                 shown = percent

@@ -215,17 +215,11 @@ def _pairs(text: str) -> list[tuple[str, str]]:
         raise Invalid(f"a distinguished name has at most {MAX_DN_CHARACTERS} characters", code="dn_syntax")
     if not text.startswith("/"):
         return _pairs_rfc4514(text)
-    pairs = []
-    for part in _SPLIT.split(text)[1:]:
-        key, _, value = part.partition("=")
-        pairs.append((_KEYS.get(key.lower(), key), _unescape(value)))
-    if not pairs or not text.startswith(f"/{_first_key(text)}="):
+    head, *parts = _SPLIT.split(text)
+    if head or not parts:
         raise Invalid(f"{shown(text)} is not a distinguished name such as /DC=org/CN=Alice", code="dn_syntax")
-    return pairs
-
-
-def _first_key(text: str) -> str:
-    return text[1:].partition("=")[0].rpartition("/")[2]
+    pairs = (part.partition("=") for part in parts)
+    return [(_KEYS.get(key.lower(), key), _unescape(value)) for key, _, value in pairs]
 
 
 def _pairs_rfc4514(text: str) -> list[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from typing import Protocol
 
 from cryptography import x509
 
@@ -25,16 +24,6 @@ _NESTED_REPEAT = re.compile(r"\)\s*[*+{]|[*+}][*+]")
 _ALIAS_IN_TEXT = re.compile(r"/(E|Email|USERID)(?==)", re.IGNORECASE)
 
 
-class NameRules(Protocol):
-    """What both kinds of file can tell."""
-
-    def covers(self, issuer: x509.Name) -> bool:
-        """Whether the file speaks of this issuer at all."""
-
-    def permits(self, issuer: x509.Name, subject: x509.Name) -> bool:
-        """Whether this issuer may sign this subject."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Rule:
     issuer: str | None  # None: the CA whose hash names the file
@@ -50,9 +39,11 @@ class Rules:
     owner: str = ""  # oneline of the CA for SELF, set when the file is joined with its certificate
 
     def covers(self, issuer: x509.Name) -> bool:
+        """Whether the file speaks of this issuer at all."""
         return any(self._about(rule, _text(issuer)) for rule in self.rules)
 
     def permits(self, issuer: x509.Name, subject: x509.Name) -> bool:
+        """Whether this issuer may sign this subject."""
         about, name = _text(issuer), _text(subject)
         if len(name) > MAX_PATTERN_CHARACTERS:
             return False
