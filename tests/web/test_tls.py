@@ -231,6 +231,23 @@ def test_a_request_that_does_not_end_is_cut_when_the_server_stops() -> None:
     asyncio.run(asyncio.wait_for(main(), 10))
 
 
+def test_a_handshake_in_progress_does_not_hold_up_a_stop(shared_node) -> None:
+    async def main() -> None:
+        server = Server(tell_chain, service="test", tls=shared_node.tls.context)
+        port = await server.listen("127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\x16\x03\x01")
+        async with asyncio.timeout(5):
+            while not server.connections:
+                await asyncio.sleep(0.01)
+            await server.stop(grace=60)
+            assert server.connections == 0
+            assert await read_all(reader) == b""
+        writer.close()
+
+    asyncio.run(main())
+
+
 def test_several_servers_share_one_loop() -> None:
     async def main() -> set[int]:
         servers = [Server(tell_chain, service=f"s{n}") for n in range(3)]

@@ -96,7 +96,10 @@ def peer_key(address: object) -> str:
     if not isinstance(address, tuple) or not address:
         return "local"
     host = str(address[0]).split("%", 1)[0]
-    ip = ipaddress.ip_address(host)
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return host
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:
             return str(ip.ipv4_mapped)

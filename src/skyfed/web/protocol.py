@@ -215,6 +215,10 @@ class GuardedHttp(HttpToolsProtocol):
             self._watch = None
 
     def _head_late(self) -> None:
+        if self.flow.read_paused:
+            # An earlier request's answer is in work, and we do not read meanwhile.
+            self._arm(self._limits.head_seconds, self._head_late)
+            return
         limit = self._limits.head_seconds
         self._refuse(Refused(408, "head_timeout", f"the request's head took longer than {limit:g} s"))
 

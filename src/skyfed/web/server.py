@@ -140,7 +140,7 @@ class Server:
             CONNECTIONS.labels(self._service).set(self._admission.total)
             task = loop.create_task(self._open(connection, address, ticket))
             self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            task.add_done_callback(lambda task, ticket=ticket: self._opened(task, ticket))  # type: ignore[misc]
 
     async def _open(self, connection: socket.socket, address: object, ticket: Ticket) -> None:
         loop = asyncio.get_running_loop()
@@ -155,10 +155,15 @@ class Server:
         except OSError as error:  # ssl.SSLError, resets and timeouts are all OSErrors
             ticket.release()
             self._handshake_failed(address, error)
-        except BaseException:
+
+    def _opened(self, task: asyncio.Task[None], ticket: Ticket) -> None:
+        """The handshake is over. Cancelled, perhaps before its first step, it left nobody to give the ticket back."""
+        self._opening.discard(task)
+        if task.cancelled():
             ticket.release()
-            connection.close()
-            raise
+        elif (error := task.exception()) is not None:
+            ticket.release()
+            log.error("a connection of %s could not be opened", self._service, exc_info=error)
 
     def _protocol(self, ticket: Ticket) -> GuardedHttp:
         def on_closed() -> None:
