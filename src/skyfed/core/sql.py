@@ -1,6 +1,6 @@
 """One database of one service: migrated by Alembic, written by one thread with group commit, read from anywhere.
 
-Group commit: the writer takes every queued job into one transaction, each in its own savepoint, and commits once; all
+Group commit: the writer takes every queued job into one transaction and commits once; all
 of them become durable with a single fsync. A job that raises is rolled back alone. Reads run on pooled connections
 and see a snapshot. SQLite (WAL, synchronous=FULL) and PostgreSQL behave alike.
 """
@@ -143,16 +143,24 @@ class Database:
             if last:
                 return
 
-    def _commit(self, batch: list[_Pending]) -> None:
+    def _commit(self, batch: list[_Pending], *, savepoints: bool = False) -> None:
+        """Run the jobs in one transaction. A job that fails spoils it: then all are run again, each in a savepoint.
+
+        Savepoints only when they are needed: they cost two statements a job, more than most jobs themselves.
+        """
         results: list[tuple[_Pending, Any, BaseException | None]] = []
+        run = _in_savepoint if savepoints else _directly
         try:
             assert self._engine is not None  # noqa: S101 - open() sets it before the thread starts
             with self._engine.execution_options(writing=True).begin() as conn:
-                if len(batch) == 1:
-                    # Alone in the transaction, a failing job rolls back the transaction itself: no savepoint needed.
-                    results = [(batch[0], batch[0].job(conn), None)]
-                else:
-                    results = [_in_savepoint(conn, pending) for pending in batch]
+                results = [run(conn, pending) for pending in batch]
+        except _JobFailed as failed:
+            # Rolled back before any commit, so running the jobs again does nothing twice.
+            if len(batch) == 1:
+                _fail(batch, failed.error)
+            else:
+                self._commit(batch, savepoints=True)
+            return
         except BaseException as error:  # noqa: BLE001 - every waiting caller must learn of it, whatever it is
             if len(batch) == 1:
                 _fail(batch, error)
@@ -214,6 +222,21 @@ class Database:
         finally:
             if self._engine is None:
                 engine.dispose()
+
+
+class _JobFailed(Exception):
+    """A job raised `error` outside a savepoint: the transaction cannot go on."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _directly(conn: Connection, pending: _Pending) -> tuple[_Pending, Any, BaseException | None]:
+    try:
+        return pending, pending.job(conn), None
+    except Exception as error:
+        raise _JobFailed(error) from error
 
 
 def _in_savepoint(conn: Connection, pending: _Pending) -> tuple[_Pending, Any, BaseException | None]:
