@@ -161,7 +161,7 @@ def recorded_vo(pki: Pki) -> WantedVo:
 
 
 @pytest.fixture(name="service", scope="module")
-def _service(pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def running_service(pki: Pki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service a module, with the VOs `testvo` (alice) and `ops` (robot)."""
     service = Service(pki, tmp_path_factory.mktemp("voms"))
     try:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,9 +16,15 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 def emit(value: Any, *, as_json: bool, human: Callable[[Any], str] | None = None) -> None:
     """Print `value`: as JSON, or as `human` makes of it."""
     if as_json or human is None:
-        click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+        click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=2).decode())
     elif text := human(value):
         click.echo(text)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"JSON cannot hold {type(value)}")
 
 
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:

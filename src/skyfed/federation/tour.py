@@ -104,7 +104,7 @@ class Traveller:
         self.http = Client(
             ssl_context=ClientTls(self._trust, self._clock, cert=self.proxy).current, user_agent="skyfed-tour"
         )
-        fqans = ", ".join(map(str, ac.decode(answer.ac).fqans))
+        fqans = ", ".join(fqan.short for fqan in ac.decode(answer.ac).fqans)
         return f"{self.name} is {fqans}"
 
 

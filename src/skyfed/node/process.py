@@ -147,13 +147,16 @@ def main() -> None:
     if parent:
         children.die_with_parent()
         children.exit_if_orphaned(int(parent))
-    import uvloop
-
     directory, process = Path(sys.argv[1]), sys.argv[2]
     try:
         if "engine" in Node.load(directory).config.processes.get(process, ()):
             attend()  # before any thread: this goes on in a child whose attendant reaps ended QEMUs at once
-        uvloop.run(_main(directory, process))
+            # Not uvloop: libuv's fork handler closes a descriptor that libvirt needs between fork and exec of QEMU.
+            asyncio.run(_main(directory, process))
+        else:
+            import uvloop
+
+            uvloop.run(_main(directory, process))
     except SkyfedError as error:
         log.error("cannot go on: %s", error.message)
         sys.exit(1)
