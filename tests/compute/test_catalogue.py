@@ -119,7 +119,7 @@ def test_an_image_that_the_engine_refuses_is_not_offered(run: Run) -> None:
         with pytest.raises(Unavailable):
             await site.image()
         assert site.service.images() == ()
-        assert site.service._reconciler.importing == {}
+        assert site.service._reconciler._incoming == {}
 
     run(story)
 

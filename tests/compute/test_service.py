@@ -322,6 +322,11 @@ def test_a_change_of_any_machine_is_told(run: Run) -> None:
     async def story(site: Site) -> None:
         image = await site.image()
         told: list[int] = []
+
+        def broken() -> None:
+            raise RuntimeError("this subscriber is broken")
+
+        site.service.vm_changes.subscribe(broken)
         end = site.service.vm_changes.subscribe(lambda: told.append(site.service.vm_changes.version))
         waiting = asyncio.create_task(site.service.vm_changes.wait(site.service.vm_changes.version))
         await site.running(image)

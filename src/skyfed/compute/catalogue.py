@@ -3,12 +3,12 @@ one."""
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import msgspec
 
 from skyfed.compute.model import Flavour, IdentifierKind, Image, ImageMeta, ImageState
 from skyfed.compute.store import identifier
-from skyfed.core.clock import Clock
 from skyfed.core.errors import Invalid
 from skyfed.core.ids import derived_uuid
 from skyfed.core.text import shown
@@ -45,7 +45,7 @@ def check(meta: ImageMeta) -> None:
         raise Invalid(f"image {shown(meta.title)} has no size", code="bad_size")
 
 
-def as_image(meta: ImageMeta, others: Iterable[Image], *, order: Sequence[IdentifierKind], clock: Clock) -> Image:
+def as_image(meta: ImageMeta, others: Iterable[Image], *, order: Sequence[IdentifierKind], now: datetime) -> Image:
     """The catalogue entry for `meta`. Importing the same again gives the same `id`; a new version of a
     known image keeps the os_tpl term, since users' scripts name it."""
     source = _source(meta.list_identifier, meta.dc_identifier, meta.sha512)
@@ -57,7 +57,7 @@ def as_image(meta: ImageMeta, others: Iterable[Image], *, order: Sequence[Identi
         os_tpl_term=term,
         identifier=identifier(meta.mpuri, meta.dc_identifier, term, order),
         state=ImageState.AVAILABLE,
-        imported=clock.now(),
+        imported=now,
         **fields,
     )
 

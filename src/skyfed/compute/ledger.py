@@ -6,7 +6,7 @@ them never see the same state.
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -24,6 +24,8 @@ from skyfed.core.text import one_line
 
 Decide = Callable[[Record], Sequence[Change]]
 MAX_FAULT = 500
+SAMPLES_A_JOB = 64
+"""Machines whose counters one job stores: creates that come meanwhile wait for no more than that."""
 
 
 class Ledger:
@@ -94,15 +96,20 @@ class Ledger:
         """Store counters; machines in `checkpoint` get a usage event that holds their total so far."""
         by_id = {sample.id: sample for sample in samples}
         ids = sorted({*by_id, *checkpoint})
-        pens = {vm_id: self._pen(vm_id) for vm_id in ids}
+        for start in range(0, len(ids), SAMPLES_A_JOB):
+            part = ids[start : start + SAMPLES_A_JOB]
+            await self._read({vm_id: by_id.get(vm_id) for vm_id in part}, checkpoint)
+
+    async def _read(self, samples: Mapping[str, VmCounters | None], checkpoint: frozenset[str]) -> None:
+        pens = {vm_id: self._pen(vm_id) for vm_id in samples}
 
         def job(conn: Connection) -> list[tuple[Record, Pen, bool]]:
             written = []
-            for vm_id in ids:
+            for vm_id, sample in samples.items():
                 row = store.record(conn, vm_id)
                 if row is None or row.vm.observed is VmState.DELETED:
                     continue
-                new = _with_sample(row, by_id.get(vm_id))
+                new = _with_sample(row, sample)
                 told = vm_id in checkpoint and new.vm.observed not in ENDED
                 if told:
                     new, event = pens[vm_id].sample(new)

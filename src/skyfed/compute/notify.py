@@ -1,7 +1,10 @@
 """Telling others that something changed: a version that grows, awaited or called back."""
 
 import asyncio
+import logging
 from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 
 class Changes:
@@ -19,8 +22,12 @@ class Changes:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        for callback in self._callbacks:
-            callback()
+        for callback in tuple(self._callbacks):
+            try:
+                callback()
+            except Exception:
+                # Whoever caused the change must not suffer from whoever listens.
+                log.exception("a subscriber failed")
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` at each change, on the event loop; it must be quick. Returns what ends it."""

@@ -7,7 +7,8 @@ next look-up: the row is written before the engine is asked, and what the engine
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
@@ -114,8 +115,9 @@ class Reconciler:
         self._unknown: dict[str, float] = {}
         self._checkpointed = clock.monotonic()
         self._closing = False
-        self.importing: dict[str, int] = {}
-        """Images on their way in, by SHA-512: not to be cleaned away."""
+        # Images on their way in, by SHA-512, and how many imports have begun so far.
+        self._incoming: dict[str, int] = {}
+        self._imports = 0
         self.synced = asyncio.Event()
         """Set once the engine's machines have been looked up for the first time."""
         self.health = EngineHealth(ok=False, engine="", version="", acceleration="", detail="not asked yet")
@@ -141,11 +143,18 @@ class Reconciler:
                 task = asyncio.create_task(self._tell(event))
                 storing.add(task)
                 task.add_done_callback(storing.discard)
+                task.add_done_callback(self._told_in_vain)
                 if len(storing) >= EVENTS_IN_FLIGHT:
                     await asyncio.wait(storing, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in storing:
                 task.cancel()  # what is being written is written all the same: see Ledger.apply
+
+    def _told_in_vain(self, task: asyncio.Task[None]) -> None:
+        """What could not be stored is found again by a look-up."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an engine event could not be stored", exc_info=error)
+            self._wake()
 
     async def _tell(self, event: EngineEvent) -> None:
         if event.kind is EventKind.RESYNC:
@@ -187,10 +196,10 @@ class Reconciler:
         if not self.synced.is_set():
             # Before this, no request was repeated: a restart that is done already must not be done twice.
             self.synced.set()
-        await self._remove_orphans([vm_id for vm_id in views if self._projection.record(vm_id) is None])
-        await self._compare_images()
         for record in self._projection.records():
             self.consider(record)
+        await self._remove_orphans([vm_id for vm_id in views if self._projection.record(vm_id) is None])
+        await self._compare_images()
         for vm_id in self._told.keys() - views.keys():
             if self._projection.record(vm_id) is None:
                 del self._told[vm_id]
@@ -223,23 +232,38 @@ class Reconciler:
             if self._projection.record(vm_id) is not None:
                 continue  # created while we looked
             log_event(log, logging.WARNING, "deleting a guest that nobody owns", vm=vm_id)
-            async with self._slots:
-                await self._engine.delete(vm_id)
+            try:
+                async with self._slots:
+                    await _asked(self._engine.delete(vm_id))
+            except _EngineFailed as failure:
+                log.warning("guest %s is still there: %s", vm_id, failure)  # the next look-up tries again
 
     @property
     def unknown(self) -> tuple[str, ...]:
         """Guests in the engine that this service never made: deleted after `orphan_seconds`."""
         return tuple(sorted(self._unknown))
 
+    @contextmanager
+    def importing(self, sha512: str) -> Iterator[None]:
+        """Inside, the image is on its way in and not to be cleaned away."""
+        self._imports += 1
+        self._incoming[sha512] = self._incoming.get(sha512, 0) + 1
+        try:
+            yield
+        finally:
+            self._incoming[sha512] -= 1
+            if not self._incoming[sha512]:
+                del self._incoming[sha512]
+
     async def _compare_images(self) -> None:
-        before = dict(self.importing)
+        before, imports = dict(self._incoming), self._imports
         present = await self._engine.images()
         images = self._projection.images()
-        if self.importing == before:
+        if (before, imports) == (self._incoming, self._imports):  # none began or ended while the engine was asked
             self._projection.held_by_engine(present, self._clock.now())
         needed = {image.sha512 for image in images if image.state is ImageState.AVAILABLE}
         needed |= {record.image_sha512 for record in self._projection.records()}
-        needed |= self.importing.keys() | before.keys()
+        needed |= self._incoming.keys() | before.keys()
         for sha512 in sorted(present - needed):
             log_event(log, logging.INFO, "removing an image that nothing needs", sha512=sha512)
             await self._engine.remove_image(sha512)

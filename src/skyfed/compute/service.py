@@ -140,23 +140,17 @@ class ComputeService:
 
         Raises Invalid (the image is refused), Unavailable or TimedOut (the engine cannot take it now)."""
         entries.check(meta)
-        digest = meta.sha512
-        importing = self._reconciler.importing
-        importing[digest] = importing.get(digest, 0) + 1
-        try:
-            await self._engine.import_image(digest, str(path), meta.disk_format)
+        with self._reconciler.importing(meta.sha512):
+            await self._engine.import_image(meta.sha512, str(path), meta.disk_format)
             return await self._list_image(meta)
-        finally:
-            importing[digest] -= 1
-            if not importing[digest]:
-                del importing[digest]
 
     async def _list_image(self, meta: ImageMeta) -> Image:
         order = self._settings.identifier_order
+        now = self._clock.now()
 
         def job(conn: Connection) -> tuple[Image, tuple[Image, ...]]:
             others = store.images(conn, order)
-            image = entries.as_image(meta, others, order=order, clock=self._clock)
+            image = entries.as_image(meta, others, order=order, now=now)
             known = next((other for other in others if other.id == image.id), None)
             if known is not None:
                 image = msgspec.structs.replace(image, imported=known.imported)
