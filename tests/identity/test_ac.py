@@ -173,6 +173,10 @@ def test_targets_restrict_to_named_hosts(pki: Pki, authority: Authority, around:
     assert codes(ac_rules.judge(elsewhere, pki.alice.certificate, around)) == ["ac_target"]
     here = authority.ac(pki.alice.certificate, targets=("other.example.org", "VM.example.org"))
     assert ac_rules.judge(here, pki.alice.certificate, around).ok
+    nameless = ac_rules.Surroundings(around.trust, around.vomsdir, "", around.now)
+    assert codes(ac_rules.judge(here, pki.alice.certificate, nameless)) == ["ac_target"]
+    tool = ac_rules.Surroundings(around.trust, around.vomsdir, ac_rules.ANY_HOST, around.now)
+    assert ac_rules.judge(elsewhere, pki.alice.certificate, tool).ok
 
 
 def test_an_fqan_of_another_vo_is_neither_issued_nor_read(pki: Pki, authority: Authority) -> None:

@@ -1,3 +1,5 @@
 """The VO service that this area's tests talk to."""
 
-pytest_plugins = ("support.voms",)
+from support.voms import running_service
+
+__all__ = ["running_service"]

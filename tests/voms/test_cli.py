@@ -122,6 +122,7 @@ def test_refusals_say_what_to_do(env: dict[str, str], pki: Pki) -> None:
     assert refused(proxy, env, "init", "--valid", "soon").code == "lifetime"
     assert refused(proxy, env, "init", "--old").code == "legacy_proxy"
     assert refused(proxy, env, "init", "--bits", "512").code == "key_bits"
+    assert refused(proxy, env, "init", "--out", "/nonexistent/proxy").code == "unwritable"
     stranger = env | {"X509_USER_CERT": str(pki.usercert("bob")), "X509_USER_KEY": str(pki.userkey("bob"))}
     told = refused(proxy, stranger, "init", "--voms", "testvo")
     assert told.code == "no_such_user"

@@ -24,11 +24,14 @@ from skyfed.pki.trust import TrustStore
 # Clocks of sites and authorities differ; all readers grant this.
 SKEW = timedelta(seconds=300)
 
+ANY_HOST = "*"
+
 _Fault = tuple[str, str]
 
 
 class Surroundings(msgspec.Struct, frozen=True):
-    """What a certificate is judged against. `host` is this machine's full name, "" in a user's tool, where none serves."""
+    """What a certificate is judged against. `host` is this machine's full name, `ANY_HOST` in a user's tool, which
+    serves nobody."""
 
     trust: TrustStore
     vomsdir: Vomsdir
@@ -147,7 +150,8 @@ def _extension_faults(certificate: AttributeCertificate) -> Iterator[_Fault]:
 
 
 def _target_faults(certificate: AttributeCertificate, host: str) -> Iterator[_Fault]:
-    if certificate.targets is None or not host:
+    if certificate.targets is None or host == ANY_HOST:
         return
     if host.lower() not in {target.lower() for target in certificate.targets}:
-        yield "ac_target", f"it is for {', '.join(certificate.targets) or 'nobody'} only; this is {host}"
+        here = f"this is {host}" if host else "this service does not know its own name (setting trust.judge.host)"
+        yield "ac_target", f"it is for {', '.join(certificate.targets) or 'nobody'} only; {here}"

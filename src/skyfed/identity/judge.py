@@ -35,7 +35,10 @@ class JudgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     host: Annotated[
         str,
-        setting("this host's full name: attribute certificates may be restricted to named hosts; empty = not checked"),
+        setting(
+            "this host's full name: attribute certificates may be restricted to named hosts; empty = such are refused,"
+            " * = not looked at"
+        ),
     ] = ""
     accept_legacy_proxies: Annotated[
         bool, setting("accept Globus proxies older than RFC 3820 (only behind a front that verified them)")

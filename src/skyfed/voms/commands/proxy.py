@@ -14,8 +14,9 @@ from skyfed.core.errors import Invalid, NotFound, SkyfedError
 from skyfed.core.terminal import emit, json_option
 from skyfed.core.text import one_line
 from skyfed.identity import proxy as proxies
+from skyfed.identity.ac_rules import ANY_HOST
 from skyfed.identity.fqan import Fqan
-from skyfed.identity.judge import Judge
+from skyfed.identity.judge import Judge, JudgeSettings
 from skyfed.identity.vomsdir import Vomsdir
 from skyfed.pki.files import MAX_BUNDLE_BYTES, Credential, parse_bundle, read_bounded, read_credential
 from skyfed.pki.trust import TrustStore
@@ -113,7 +114,7 @@ def init(old: bool, **given: object) -> None:
         raise Invalid("proxies older than RFC 3820 are made no more; leave --old out", code="legacy_proxy")
     wishes = msgspec.convert(given, _Init)
     clock = SystemClock()
-    trust = TrustStore(options.trust_directory(wishes.certdir), clock)
+    trust = _trust(wishes.certdir, clock)
     user = _user_credential(wishes)
     answers = [_ask(wishes, vo, trust, user, clock) for vo in _asked(wishes.voms)]
     made = proxies.create(
@@ -131,7 +132,10 @@ def init(old: bool, **given: object) -> None:
     if answers and not wishes.dont_verify_ac:
         _verify(made, wishes, trust, clock)
     path = wishes.out or options.proxy_path()
-    proxies.write(made, path)
+    try:
+        proxies.write(made, path)
+    except OSError as error:
+        raise Invalid(f"cannot write {path}: {error.strerror}; --out names another place", code="unwritable") from error
     if not wishes.quiet:
         end = min(c.not_valid_after_utc for c in proxies.chain_of(made))
         click.echo(f"Created proxy in {path}.\n\nYour proxy is valid until {end.astimezone():%a %b %d %H:%M:%S %Z %Y}")
@@ -187,8 +191,7 @@ def _ask(wishes: _Init, vo: str, trust: TrustStore, user: Credential, clock: Clo
 
 def _verify(made: Credential, wishes: _Init, trust: TrustStore, clock: Clock) -> None:
     """Raises Invalid with the reason for which a site would not believe the attributes."""
-    judge = Judge(trust, Vomsdir(options.vomsdir(wishes.vomsdir), clock), (), clock)
-    verdict = judge.judge(proxies.chain_der(made))
+    verdict = _judge(trust, wishes.vomsdir, clock).judge(proxies.chain_der(made))
     finding = verdict.reason or verdict.vo_reason
     if finding is not None:
         hint = " (--dont-verify-ac makes the proxy all the same)" if finding.code.startswith("ac_") else ""
@@ -250,13 +253,17 @@ def info(
 
 
 def _report(path: Path, certdir: Path | None, vomsdir: Path | None, clock: Clock) -> report.Report:
-    judge = _judge(certdir, vomsdir, clock)
+    judge = _judge(_trust(certdir, clock), vomsdir, clock)
     return report.report(_certificates(path), judge, str(path), clock.now())
 
 
-def _judge(certdir: Path | None, vomsdir: Path | None, clock: Clock) -> Judge:
-    trust = TrustStore(options.trust_directory(certdir), clock)
-    return Judge(trust, Vomsdir(options.vomsdir(vomsdir), clock), (), clock)
+def _trust(certdir: Path | None, clock: Clock) -> TrustStore:
+    return TrustStore(options.trust_directory(certdir), clock)
+
+
+def _judge(trust: TrustStore, vomsdir: Path | None, clock: Clock) -> Judge:
+    """A judge with what the user trusts. Targets are the sites' business."""
+    return Judge(trust, Vomsdir(options.vomsdir(vomsdir), clock), (), clock, JudgeSettings(host=ANY_HOST))
 
 
 def _certificates(path: Path) -> tuple[x509.Certificate, ...]:
@@ -306,7 +313,7 @@ def explain(file: Path | None, certdir: Path | None, vomsdir: Path | None, at: s
         moment = from_iso(at) if at else clock.now()
     except ValueError as error:
         raise Invalid(f"--at {at} is no instant; right is such as 2026-11-23T04:40:00Z", code="at") from error
-    verdict = _judge(certdir, vomsdir, clock).judge_at(report.der(_certificates(path)), moment)
+    verdict = _judge(_trust(certdir, clock), vomsdir, clock).judge_at(report.der(_certificates(path)), moment)
     found = _Explanation(
         file=str(path),
         at=moment.isoformat(timespec="seconds"),
