@@ -22,13 +22,13 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def server(folder: Path, port: int | None = None) -> Slapd:
+def server(folder: Path, port: int | None = None, *, max_bytes: int = 1 << 28) -> Slapd:
     """A server in `folder`, not yet running; skips the test where OpenLDAP is not installed."""
     for name in ("slapd", "slapadd", "ldapmodify", "ldapsearch"):
         need(name)
     folder.mkdir(parents=True, exist_ok=True)
     config = SlapdConfig(
-        directory=folder, socket=folder / "s.ldapi", host="127.0.0.1", port=port or free_port(), max_bytes=1 << 28
+        directory=folder, socket=folder / "s.ldapi", host="127.0.0.1", port=port or free_port(), max_bytes=max_bytes
     )
     return Slapd(config)
 

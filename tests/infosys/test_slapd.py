@@ -228,6 +228,47 @@ async def _ended(slapd: object) -> None:
             task.result()
 
 
+def test_a_full_database_is_the_servers_fault_and_not_the_entries(tmp_path: Path) -> None:
+    async def check() -> None:
+        slapd = server(tmp_path, max_bytes=1 << 20)
+        directory = Directory(slapd, SystemClock(), hostname="bdii.example.org")
+        await directory.start(top_entries("ALPHA"))
+        async with running(slapd):
+            for images in (900, 150):  # a new database, and changes of the present one
+                with pytest.raises(Unavailable, match="database_bytes"):
+                    await directory.publish(top_entries("ALPHA", "BETA", images=images))
+                assert directory.refusals == ()
+            stats = await directory.publish(top_entries("ALPHA", "BETA"))
+            assert (stats.full_load, stats.failed_adds) == (True, 0)
+            assert len(list(tmp_path.glob("db-*"))) == 1
+
+    asyncio.run(check())
+
+
+def test_a_server_that_dies_within_a_batch_is_made_right_by_the_next(tmp_path: Path) -> None:
+    async def check() -> None:
+        slapd = server(tmp_path)
+        directory = Directory(slapd, SystemClock(), hostname="bdii.example.org")
+        await directory.start(top_entries("ALPHA", images=300))
+        alpha = aggregate.adopt("ALPHA", sample.entries("ALPHA", images=300), sample.NOW).entries
+        wanted = [*top_entries("BETA", images=300), *alpha]
+        async with running(slapd):
+            assert slapd.pid is not None
+            publishing = asyncio.create_task(directory.publish(wanted))
+            while not (tmp_path / "failed.ldif").exists():
+                await asyncio.sleep(0.001)  # ldapmodify opens it when it begins, and tells nobody
+            os.kill(slapd.pid, signal.SIGKILL)
+            with pytest.raises(Unavailable):
+                await publishing
+        async with running(slapd):
+            assert (await directory.publish(wanted)).full_load
+            found = await ldapsearch(slapd, "-b", "o=glue", "(objectClass=GLUE2ApplicationEnvironment)", "1.1")
+            assert found.stdout.count("dn:") == 600
+            assert directory.refusals == ()
+
+    asyncio.run(check())
+
+
 def test_a_taken_port_is_said_to_be_taken(tmp_path: Path) -> None:
     async def check() -> None:
         port = free_port()

@@ -55,6 +55,7 @@ class Directory:
         self._hostname = hostname
         self._tree: dict[Dn, Entry] = {}
         self._refused: dict[Dn, tuple[Entry, str]] = {}
+        self._certain = True
         self.stats: UpdateStats | None = None
 
     @property
@@ -78,17 +79,21 @@ class Directory:
         began = self._clock.monotonic()
         wanted, orphans = self._whole(entries)
         change = delta(self._tree, wanted)
-        full = len(change.adds) > max(FULL_LOAD_ENTRIES, len(self._tree))
+        full = not self._certain or len(change.adds) > max(FULL_LOAD_ENTRIES, len(self._tree))
         before = len(self._refused)
         failed = (0, 0, 0)
         if len(change) and not full:
             try:
+                # If this ends half-way, only a new database brings us together again.
+                self._certain = False
                 failed = await self._apply(wanted)
+                self._certain = True
             except _Diverged as error:
                 log.warning("slapd does not hold what we last wrote (%s): made anew", error)
                 full = True
         if full:
             await self._load(wanted)
+            self._certain = True
             failed = (len(self._refused) - before, 0, 0)
         stats = UpdateStats(
             at=self._clock.now(),

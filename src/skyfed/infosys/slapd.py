@@ -147,14 +147,18 @@ class Slapd:
         await self._prepare_small(conf)
         code, said = await _slapadd(conf, GLUE_SUFFIX, ldif)
         refused = _slapadd_refusals(said, by_name)
-        if code != 0 and not refused:
-            raise Unavailable(f"slapadd ended with status {code}: {one_line(said)}", code="slapadd")
+        fault = next((reason for reason in refused.values() if _is_fault(reason)), "")
+        if fault or (code != 0 and not refused):
+            await asyncio.to_thread(shutil.rmtree, database, ignore_errors=True)
+            raise self._full(f"slapadd ended with status {code}: {fault or one_line(said)}")
         ldif.unlink()
         await self._switch(database)
         return Refusals(refused)
 
     async def apply(self, changes: str) -> Refusals:
-        """Apply LDIF change records; those that the server refuses do not stop the rest."""
+        """Apply LDIF change records; those that the server refuses do not stop the rest.
+
+        Raises Unavailable when it is the server that fails, not an entry: then some are applied and some are not."""
         failed = self._config.directory / "failed.ldif"
         failed.unlink(missing_ok=True)
         url = f"ldapi://{quote(str(self._config.socket), safe='')}"
@@ -163,7 +167,15 @@ class Slapd:
         refused = await asyncio.to_thread(_ldapmodify_refusals, failed)
         if code != 0 and not refused:
             raise Unavailable(f"ldapmodify ended with status {code}: {one_line(said)}", code="ldapmodify")
+        if fault := next((reason for reason in refused.values() if _is_fault(reason)), None):
+            raise self._full(f"slapd failed in the middle of {len(refused)} changes: {fault}")
         return Refusals(refused)
+
+    def _full(self, what: str) -> Unavailable:
+        return Unavailable(
+            f"{what}; if its database is full ({self._config.max_bytes} bytes), raise the setting database_bytes",
+            code="slapd_failed",
+        )
 
     def _prepare(self, database: Path) -> None:
         database.mkdir(mode=0o700, parents=True)
@@ -310,6 +322,17 @@ def _ldapmodify_refusals(path: Path) -> dict[Dn, str]:
         elif line.startswith("dn:"):
             refused[Dn.parse(_dn_value(line))] = reason
     return refused
+
+
+_RESULT = re.compile(r"\((-?\d+)\)")
+# busy, unavailable, other (what a full database answers); negative ones are the client's own: no connection.
+_FAULTS = frozenset({51, 52, 80})
+
+
+def _is_fault(reason: str) -> bool:
+    """Whether a result is about the server and not about the entry."""
+    found = _RESULT.search(reason)
+    return found is not None and (int(found[1]) < 0 or int(found[1]) in _FAULTS)
 
 
 def _dn_value(line: str) -> str:
