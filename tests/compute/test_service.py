@@ -1,6 +1,7 @@
 """The compute service on the simulated engine: what users get."""
 
 import asyncio
+import statistics
 import time
 
 import msgspec
@@ -271,7 +272,7 @@ def test_readers_and_creates_never_wait_for_a_slow_engine(run: Run, clock: HandC
     async def story(site: Site) -> None:
         image = await site.image()
         site.engine.latency = type(site.latency)(call=30.0)
-        slowest = 0.0
+        took = []
         for number in range(20):
             began = time.perf_counter()
             vm = await site.create(image, title=f"vm {number}")
@@ -280,8 +281,9 @@ def test_readers_and_creates_never_wait_for_a_slow_engine(run: Run, clock: HandC
             site.service.catalogue("demo.skyfed")
             site.service.capacity()
             await site.service.usage_events(limit=100)
-            slowest = max(slowest, time.perf_counter() - began)
-        assert slowest < 0.1, "the front end waited for the engine"
+            took.append(time.perf_counter() - began)
+        # Whoever waited for the engine would wait for ever; the median leaves out what other processes do to the disk.
+        assert statistics.median(took) < 0.1
         assert {vm.observed for vm in site.service.list(None)} <= {VmState.PENDING, VmState.BUILDING}
         while any(vm.observed is not VmState.ACTIVE for vm in site.service.list(None)):
             clock.advance(30)

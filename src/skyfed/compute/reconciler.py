@@ -210,7 +210,8 @@ class Reconciler:
             return
         view = views.get(vm_id)
         if view is not None:
-            await self._observe(view)
+            if seen(record, view) or _moved(record.vm, view):  # else there is nothing to write
+                await self._observe(view)
         elif record.vm.desired is not DesiredState.DELETED:
             at = _last_proof(record)
             await self._ledger.apply(vm_id, lambda row: vanished(row.vm, at))
@@ -490,6 +491,10 @@ async def _asked(call: Awaitable[Answer]) -> Answer:
 def _for_owner(error: Exception) -> str:
     """What an owner may read of an engine's failure: the words of the contract's errors, nothing of others."""
     return error.message if isinstance(error, SkyfedError) else "the engine failed; its log says why"
+
+
+def _moved(vm: Vm, view: EngineVm) -> bool:
+    return (vm.endpoints, vm.nics, vm.disks) != (view.endpoints, view.nics, view.disks)
 
 
 def _last_proof(record: Record) -> datetime:
