@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -58,8 +59,10 @@ class Faults:
     """What goes wrong on the wire: bodies cut after so many bytes, replaced, or answered with a status; and what was asked."""
 
     cut_after: int | None = None
+    stall: threading.Event | None = None  # what was cut off stays open until this is set
     replace: dict[str, bytes] = field(default_factory=dict)
     status: dict[str, int] = field(default_factory=dict)
+    redirect: str = ""
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
 
@@ -75,8 +78,11 @@ class Wire:
         self._faults.asked.append((path, {k.decode(): v.decode() for k, v in scope["headers"]}))
         status = next((s for p, s in self._faults.status.items() if path.startswith(p)), None)
         body = next((b for p, b in self._faults.replace.items() if path.startswith(p)), None)
+        if self._faults.redirect and path.startswith("/files"):
+            status, body = 302, b""
         if status is not None or body is not None:
-            await send({"type": "http.response.start", "status": status or 200, "headers": []})
+            headers = [(b"location", self._faults.redirect.encode())] if self._faults.redirect else []
+            await send({"type": "http.response.start", "status": status or 200, "headers": headers})
             await send({"type": "http.response.body", "body": body or b""})
             return
         await self.app(scope, receive, self._cutting(send) if path.startswith("/files") else send)
@@ -91,6 +97,8 @@ class Wire:
             if message["type"] == "http.response.body":
                 assert left is not None
                 if left <= 0:
+                    if self._faults.stall is not None:
+                        await asyncio.to_thread(self._faults.stall.wait)
                     raise ConnectionError("cut off by the test")
                 message = {**message, "body": message["body"][:left], "more_body": True}
                 left -= len(message["body"])

@@ -406,6 +406,26 @@ def test_an_engine_that_is_down_is_asked_again_later(shop: Shop, play: Play) -> 
     play(story)
 
 
+def test_a_fault_over_one_image_keeps_no_other_from_coming_in(shop: Shop, play: Play) -> None:
+    shop.publish(qcow2(1 << 26), "One")
+    shop.publish(qcow2(1 << 27), "Two")
+
+    async def story(site: Subscribing) -> None:
+        real = site.site.service.import_image
+
+        async def broken(meta: Any, path: Any) -> Any:
+            if meta.title == "One":
+                raise RuntimeError("a bug")
+            return await real(meta, path)
+
+        site.site.service.import_image = broken  # type: ignore[method-assign]
+        found = {image.title: image for image in (await site.cycle()).images}
+        assert (found["One"].state, found["One"].code) == (ImageState.FAILED, "internal")
+        assert found["Two"].state is ImageState.POOLED
+
+    play(story)
+
+
 def test_a_stop_breaks_off_a_download_which_goes_on_after_the_start(shop: Shop, play: Play) -> None:
     shop.publish(qcow2() + bytes(1 << 22))
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import msgspec
 import urllib3
@@ -191,7 +191,7 @@ class Client:
         watch: "_Watch",
         deadline: float,
     ) -> tuple[urllib3.BaseHTTPResponse, str]:
-        origin = urlsplit(url)
+        origin = _split(url)
         for _ in range(MAX_REDIRECTS + 1):
             with _translated(url, watch):
                 response = self._pool(url).urlopen(
@@ -206,8 +206,8 @@ class Client:
                 )
             if response.status not in (301, 302, 303, 307, 308) or method not in ("GET", "HEAD"):
                 return response, url
-            target = urljoin(url, response.headers.get("location", ""))
             response.close()
+            target = _redirected(url, response.headers.get("location", ""))
             if origin.scheme == "https" and not target.startswith("https://"):
                 raise Forbidden(f"{url} redirects from https to {shown(target)}", code="redirect_refused")
             if urlsplit(target).netloc != origin.netloc:
@@ -410,6 +410,8 @@ def _translated(url: str, watch: _Watch) -> Iterator[None]:
             raise TimedOut(late) from error
         refused = _root(error)
         raise Unavailable(f"cannot talk to {where}: {one_line(str(refused))}", code="unreachable") from error
+    except UnicodeError as error:  # a host name that IDNA cannot encode
+        raise Invalid(f"{shown(url)} has no usable host name", code="bad_url") from error
 
 
 def _root(error: BaseException) -> BaseException:
@@ -417,6 +419,23 @@ def _root(error: BaseException) -> BaseException:
     while (inner := error.__cause__ or getattr(error, "reason", None)) and isinstance(inner, BaseException):
         error = inner
     return error
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL. Raises Invalid (`bad_url`): URLs come from lists and answers of others."""
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise Invalid(f"{shown(url)} is not a URL: {error}", code="bad_url") from error
+
+
+def _redirected(url: str, location: str) -> str:
+    try:
+        target = urljoin(url, location)
+        urlsplit(target)
+    except ValueError as error:
+        raise Forbidden(f"{url} redirects to {shown(location)}, which is not a URL", code="redirect_refused") from error
+    return target
 
 
 def _target(url: str) -> str:

@@ -104,7 +104,11 @@ class Subscriber:
         """Look at every list, then bring in, replace and retire images. One subscription's trouble is not another's."""
         for name in self._terms:
             self._say(f"looking at {name}")
-            await self._refresh(name)
+            try:
+                await self._refresh(name)
+            except Exception as error:
+                log.exception("image list %s could not be judged", name)
+                await self._mark(name, ListState.STALE, "internal", f"{type(error).__name__}; the log has the trace")
         await self._db.awrite(self._drop_unsubscribed)
         await self._db.awrite(lambda conn: subscriptions.expire_images(conn, self._clock.now()))
         await self._retire()
@@ -217,6 +221,10 @@ class Subscriber:
         except SkyfedError as error:
             if not self._stopping.is_set():  # else it stays as it is, and goes on after the next start
                 await self._note_failure(item, error)
+            return
+        except Exception as error:
+            log.exception("image %s could not be brought in", item.image.identifier)
+            await self._note_failure(item, SkyfedError(f"{type(error).__name__}; the log has the trace"))
             return
         pooled_id = image.id
         now = self._clock.now()
