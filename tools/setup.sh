@@ -28,9 +28,17 @@ as_root() {
   fi
 }
 
+# libvirt, run by root, looks for this user before it reads any setting; Debian makes it with the libvirtd daemon, which
+# we do not need. An ordinary user's libvirt does not ask for it.
+need_libvirt_user() {
+  [ "$(id -u)" != 0 ] || getent passwd libvirt-qemu >/dev/null ||
+    useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin libvirt-qemu
+}
+
 # Installs the Debian packages that are missing. Nothing else in these scripts needs root.
 need_debian() {
   local missing=() package
+  need_libvirt_user
   for package in "$@"; do
     [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
   done

@@ -179,26 +179,25 @@ def test_states_become_the_states_of_the_contract() -> None:
     assert observed.from_state(libvirt.VIR_DOMAIN_NOSTATE, 0).state is VmState.UNKNOWN
 
 
-def test_libvirts_words_reach_the_client_without_the_hosts_paths() -> None:
-    class Refused(libvirt.libvirtError):
-        def __init__(self) -> None:
-            self.err = (
-                libvirt.VIR_ERR_OPERATION_INVALID,
-                10,
-                "cannot open /srv/secret/disk:\nbusy",
-                2,
-                "",
-                "",
-                "",
-                0,
-                0,
-            )
+class Refused(libvirt.libvirtError):
+    """An error as libvirt's Python binding makes it: code, domain, message, level and five more."""
 
-    error = translate(Refused())
+    def __init__(self, code: int, message: str) -> None:
+        self.err = (code, 10, message, 2, "", "", "", 0, 0)
+
+
+def test_libvirts_words_reach_the_client_without_the_hosts_paths() -> None:
+    error = translate(Refused(libvirt.VIR_ERR_OPERATION_INVALID, "cannot open /srv/secret/disk:\nbusy"))
     assert error.code == "conflict"
     assert "busy" in error.message
     assert "/srv" not in error.message
     assert "\n" not in error.message
+
+
+def test_the_system_user_that_libvirt_wants_of_root_is_named_with_the_remedy() -> None:
+    error = translate(Refused(libvirt.VIR_ERR_INVALID_ARG, "invalid argument: Failed to parse user 'libvirt-qemu'"))
+    assert error.code == "engine_down"
+    assert "useradd --system --user-group --no-create-home libvirt-qemu" in error.message
 
 
 def test_a_console_keeps_its_end_and_stays_bounded(tmp_path: Path) -> None:
@@ -320,7 +319,9 @@ def test_acceleration_can_be_forced_and_is_emulation_where_it_cannot_be_tried(
     )
 
 
-@pytest.mark.parametrize(("says", "verdict"), [("echo SKYFED-GUEST STARTS", "kvm"), ("echo SeaBIOS; exec sleep 60", "tcg")])
+@pytest.mark.parametrize(
+    ("says", "verdict"), [("echo SKYFED-GUEST STARTS", "kvm"), ("echo SeaBIOS; exec sleep 60", "tcg")]
+)
 def test_kvm_is_used_only_where_a_guest_has_said_its_first_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, verdict: str
 ) -> None:

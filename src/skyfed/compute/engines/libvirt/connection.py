@@ -46,6 +46,7 @@ _CODES = {
     libvirt.VIR_ERR_INVALID_CONN: "engine_down",
 }
 _PATH = re.compile(r"/\S+")
+_NO_USER = re.compile(r"Failed to parse user '([\w-]+)'")
 # sun_path holds 108 bytes; libvirt appends /lib/qemu/domain-NUMBER-NAME/monitor.sock, NAME cut to 20 characters.
 _LONGEST_ROOT = 48
 
@@ -156,4 +157,11 @@ def _translated(work: Callable[..., T], *arguments: Any) -> T:
 def translate(error: libvirt.libvirtError) -> errors.SkyfedError:
     """The engine error for a libvirt error. Its words are kept for the owner, without the host's paths."""
     words = _PATH.sub("…", one_line(error.get_error_message() or "unknown error", 300))
+    user = _NO_USER.search(words)
+    if user:
+        remedy = f"useradd --system --user-group --no-create-home {user.group(1)}"
+        return engine_error(
+            "engine_down",
+            f"libvirt run by root needs the system user {user.group(1)} ({remedy}); or run as another user",
+        )
     return engine_error(_CODES.get(error.get_error_code(), "internal"), f"the hypervisor says: {words}")
