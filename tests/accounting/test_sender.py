@@ -11,10 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from accounting import sender_process
-from accounting.support_journal import PRODUCER, A, D, G, Journal, P, S
+from accounting.support_journal import ALICE, PRODUCER, A, D, G, Journal, P, S
 from accounting.support_repository import MemoryRegistry, all_summaries, dn, load, repository
+from skyfed.accounting import store, tables
 from skyfed.accounting.extract import Machine, follow, latest
 from skyfed.accounting.formats import parse, write_records
 from skyfed.accounting.model import CloudRecord, Month
@@ -246,6 +248,19 @@ def test_idle_machines_months_are_closed_once_the_month_is_over(db: Database) ->
     clock.advance(90)
     assert extract(sender) == 1
     assert extract(sender) == 0
+
+
+def test_names_of_persons_stand_in_one_table_only(db: Database, journal: Journal) -> None:
+    remote = Remote()
+    sender = sender_of(db, journal, remote)
+    extract(sender)
+    deliver_all(sender)
+    folds = db.read(lambda conn: list(conn.execute(select(tables.machine.c.fold)).scalars()))
+    assert folds
+    assert not any(b"alice" in fold for fold in folds)
+    db.write(lambda conn: store.forget(conn, ALICE.subject))
+    journal.add("w", START + timedelta(hours=5), S)
+    assert extract(sender) == 1
 
 
 def test_sender_and_repository_together_give_the_months_usage(

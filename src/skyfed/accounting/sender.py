@@ -13,12 +13,12 @@ from datetime import timedelta
 from typing import Protocol
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
 
 from skyfed.accounting import formats, store
 from skyfed.accounting.extract import Machine, Producer, close_months, follow, latest
 from skyfed.accounting.model import CloudRecord, Month, month_of
-from skyfed.accounting.tables import machine, outbox
+from skyfed.accounting.tables import machine, outbox, person
 from skyfed.compute.model import UsageEvent
 from skyfed.core.clock import Clock, epoch
 from skyfed.core.errors import Forbidden, Invalid, SkyfedError, TooLarge, Unavailable
@@ -34,6 +34,7 @@ MAX_BODY = 700_000
 SETTLE = timedelta(seconds=120)
 _CURSOR = "cursor"
 _CLOSED = "closed_month"
+_COUNT = select(func.count()).select_from(machine).where(machine.c.ended == 0)
 
 
 class UsageSource(Protocol):
@@ -113,7 +114,7 @@ class Sender:
     def status(self) -> SenderStatus:
         """How it stands."""
         waiting = self.outbox.status()
-        cursor, machines = self._db.read(lambda conn: (_cursor(conn), len(_live(conn))))
+        cursor, machines = self._db.read(lambda conn: (_cursor(conn), conn.execute(_COUNT).scalar_one()))
         return SenderStatus(
             cursor=cursor, machines=machines, waiting=waiting.waiting, dead=waiting.dead, last_error=waiting.last_error
         )
@@ -228,13 +229,25 @@ def _cursor(conn: Connection) -> int:
 
 
 def _load(conn: Connection, ids: Iterable[str]) -> dict[str, Machine]:
-    rows = conn.execute(select(machine).where(machine.c.vm_id.in_(sorted(ids))))
-    return {row.vm_id: msgspec.json.decode(row.fold, type=Machine) for row in rows}
+    return {one.summary.last.vm_id: one for one in _read(conn, machine.c.vm_id.in_(sorted(ids)))}
 
 
 def _live(conn: Connection) -> list[Machine]:
-    rows = conn.execute(select(machine.c.fold).where(machine.c.ended == 0).order_by(machine.c.vm_id))
-    return [msgspec.json.decode(row.fold, type=Machine) for row in rows]
+    return _read(conn, machine.c.ended == 0)
+
+
+def _read(conn: Connection, which: ColumnElement[bool]) -> list[Machine]:
+    name = func.coalesce(person.c.name, person.c.pseudonym).label("owner")
+    joined = machine.join(person, person.c.id == machine.c.person_id)
+    rows = conn.execute(select(machine.c.fold, name).select_from(joined).where(which).order_by(machine.c.vm_id))
+    return [_owned(msgspec.json.decode(row.fold, type=Machine), row.owner) for row in rows]
+
+
+def _owned(one: Machine, subject: str) -> Machine:
+    """The machine with `subject` as its owner's name: names of persons stand in one table only."""
+    owner = msgspec.structs.replace(one.summary.last.owner, subject=subject)
+    last = msgspec.structs.replace(one.summary.last, owner=owner)
+    return msgspec.structs.replace(one, summary=msgspec.structs.replace(one.summary, last=last))
 
 
 def _save(conn: Connection, machines: Iterable[Machine]) -> None:
@@ -243,10 +256,16 @@ def _save(conn: Connection, machines: Iterable[Machine]) -> None:
     for start in range(0, len(changed), BATCH):
         part = changed[start : start + BATCH]
         conn.execute(delete(machine).where(machine.c.vm_id.in_([one.summary.last.vm_id for one in part])))
+        kept = [one for one in part if not one.gone]
+        owners = store.persons(conn, {one.summary.last.owner.subject for one in kept})
         rows = [
-            {"vm_id": one.summary.last.vm_id, "fold": msgspec.json.encode(one), "ended": int(one.ended)}
-            for one in part
-            if not one.gone
+            {
+                "vm_id": one.summary.last.vm_id,
+                "person_id": owners[one.summary.last.owner.subject],
+                "fold": msgspec.json.encode(_owned(one, "")),
+                "ended": int(one.ended),
+            }
+            for one in kept
         ]
         if rows:
             conn.execute(insert(machine), rows)

@@ -195,9 +195,9 @@ def _remarks(changed: Iterable[CloudRecord], current: Iterable[Any], now: int, j
 def _journal(conn: Connection, message_id: int, changed: dict[Any, CloudRecord], replaced: list[int]) -> None:
     if replaced:
         conn.execute(update(record).where(record.c.id.in_(replaced)).values(superseded_by=message_id))
-    persons = _persons(conn, {item.global_user_name or NO_NAME for item in changed.values()})
+    ids = persons(conn, {item.global_user_name or NO_NAME for item in changed.values()})
     rows = [
-        {"message_id": message_id, "digest": _digest(item), **_row(item, persons[item.global_user_name or NO_NAME])}
+        {"message_id": message_id, "digest": _digest(item), **_row(item, ids[item.global_user_name or NO_NAME])}
         for item in changed.values()
     ]
     if rows:
@@ -232,7 +232,7 @@ def _row(item: CloudRecord, person_id: int) -> dict[str, Any]:
     return row | {"group_key": summaries.group_key(row)}
 
 
-def _persons(conn: Connection, names: Collection[str]) -> dict[str, int]:
+def persons(conn: Connection, names: Collection[str]) -> dict[str, int]:
     """The ids of these names; unknown ones get a random pseudonym."""
     query = select(person.c.name, person.c.id).where(person.c.name.in_(names))
     known = {row.name: row.id for row in conn.execute(query)}

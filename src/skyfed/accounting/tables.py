@@ -3,7 +3,7 @@
 Repository: `record` is an append-only journal of what was received; `usage` (what each record adds to the one before)
 and `summary` are projections of it, rebuilt for the machines a message touches. Names of persons stand in `person`
 only, so that one can be forgotten while records and summaries stay. Sender: `machine` holds the folded usage of each
-machine, `outbox` the messages on their way; both change together with the cursor in `state`.
+machine (its owner in `person` too), `outbox` the messages on their way; both change together with the cursor in `state`.
 
 Numbers with three decimals are whole thousandths (`…_milli`): keys must compare equal on every database.
 """
@@ -178,7 +178,8 @@ machine = Table(
     "accounting_machine",
     metadata,
     Column("vm_id", String(64), primary_key=True),
-    Column("fold", LargeBinary, nullable=False, comment="`extract.Machine` up to the cursor, JSON"),
+    Column("person_id", ForeignKey("accounting_person.id"), nullable=False, comment="its owner"),
+    Column("fold", LargeBinary, nullable=False, comment="`extract.Machine` up to the cursor, JSON, owner left out"),
     Column("ended", Integer, nullable=False, index=True),
 )
 

@@ -16,14 +16,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("group_key"),
     )
     op.create_table(
-        "accounting_machine",
-        sa.Column("vm_id", sa.String(length=64), nullable=False),
-        sa.Column("fold", sa.LargeBinary(), nullable=False, comment="`extract.Machine` up to the cursor, JSON"),
-        sa.Column("ended", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("vm_id"),
-    )
-    op.create_index(op.f("ix_accounting_machine_ended"), "accounting_machine", ["ended"], unique=False)
-    op.create_table(
         "accounting_message",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("received", sa.BigInteger(), nullable=False),
@@ -85,6 +77,23 @@ def upgrade() -> None:
         sa.Column("value", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
+    op.create_table(
+        "accounting_machine",
+        sa.Column("vm_id", sa.String(length=64), nullable=False),
+        sa.Column(
+            "person_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False, comment="its owner"
+        ),
+        sa.Column(
+            "fold", sa.LargeBinary(), nullable=False, comment="`extract.Machine` up to the cursor, JSON, owner left out"
+        ),
+        sa.Column("ended", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["person_id"],
+            ["accounting_person.id"],
+        ),
+        sa.PrimaryKeyConstraint("vm_id"),
+    )
+    op.create_index(op.f("ix_accounting_machine_ended"), "accounting_machine", ["ended"], unique=False)
     op.create_table(
         "accounting_record",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
