@@ -1,5 +1,7 @@
 """The repository's decisions: signatures, the binding of signers to sites, idempotent loading, the ledger."""
 
+from collections.abc import Callable
+
 import pytest
 
 from accounting.support_repository import OPERATOR, MemoryRegistry, dn, record, repository, signed, signers
@@ -14,7 +16,10 @@ from skyfed.identity.principal import Membership, Principal
 from skyfed.pki import smime
 from skyfed.pki.trust import TrustStore
 from support.pki import NOW, Pki
+from support.postgres import Postgres, postgres
 from support.vectors import vectors
+
+__all__ = ["postgres"]
 
 PEER = "/DC=test/CN=peer"
 
@@ -388,6 +393,35 @@ def test_the_day_so_far_counts_from_midnight(db: Database, pki: Pki, registry: M
     assert (usage.site, usage.vo, usage.vms, usage.running) == ("ALPHA", "demo.skyfed", 2, 1)
     assert (usage.wall_seconds, usage.cpu_seconds) == (3600 + 30, 7200 + 60)
     assert usage.latest == midnight + 3000
+
+
+@pytest.mark.peer
+def test_every_question_is_answered_alike_on_postgresql(
+    opened: Callable[..., Database], postgres: Postgres, pki: Pki, registry: MemoryRegistry
+) -> None:
+    def answers(db: Database) -> list[object]:
+        repo = repository(db, pki.trust(), registry, clock=FixedClock(NOW))
+        repo.receive(signed(pki.host, record("a"), record("b", global_user_name=BOB)), peer=PEER)
+        repo.receive(signed(pki.host, record("a", wall=7200)), peer=PEER)
+        refused(repo, signed(pki.host, record("c", site="BETA")), "signer_not_bound")
+        everything, wanted = principal(OPERATOR), Filter(site="ALPHA", vo="demo.skyfed", service="alpha.localhost")
+        pseudonym = repo.forget(BOB)
+        return [
+            repo.summaries(wanted),
+            [s for s in repo.user_summaries(wanted, everything) if s.global_user_name != pseudonym],
+            repo.records(Filter(vm="a"), everything, history=True),
+            repo.user_summaries(Filter(user=ALICE, limit=1), principal(ALICE)),
+            repo.today(),
+            repo.counts(),
+            repo.tidy(),
+            [
+                (entry.id, entry.verdict, entry.code, entry.records)
+                for entry in repo.messages(everything, verdict=None, before=9, limit=9)
+            ],
+            repo.message(3)[1],
+        ]
+
+    assert answers(opened(postgres.database())) == answers(opened())
 
 
 def test_changing_how_counters_are_read_makes_the_summaries_anew(
