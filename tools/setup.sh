@@ -10,7 +10,7 @@ PACKAGES_RUN=(
   openssh-client openssl ca-certificates
 )
 # Real peers that the tests talk to.
-PACKAGES_TEST=(voms-clients voms-clients-java voms-dev chromium postgresql curl)
+PACKAGES_TEST=(voms-clients voms-clients-java voms-dev libssl-dev chromium postgresql curl)
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 die() { printf 'skyfed: %s\n' "$*" >&2; exit 1; }

@@ -84,7 +84,7 @@ def test_curl_with_a_proxy_reads_the_query_interface(places: Places, alice: dict
         f"{alice['SKYFED_OCCI_ALPHA']}/-/", env=alice,
     )  # fmt: skip
     assert 'Category: compute; scheme="http://schemas.ogf.org/occi/infrastructure#"; class="kind"' in found
-    assert "os_tpl#skyfed-demo-guest" in found
+    assert "Category: skyfed-demo-guest" in found
 
 
 def test_curl_without_a_credential_is_told_why(places: Places, alice: dict[str, str]) -> None:
@@ -154,8 +154,8 @@ def test_a_machine_by_hand_from_create_to_delete(places: Places, alice: dict[str
         "--identity",
         alice["SKYFED_SSH_KEY"],
         "--",
-        "cat",
-        "/etc/hostname",
+        "uname",
+        "-n",
         env=alice,
     )
     assert said.strip() == "by-hand"
@@ -170,7 +170,9 @@ def test_ones_own_image_reaches_the_sites(places: Places, alice: dict[str, str])
         "--os-version", "12", "--node", str(places.node("federation")), env=alice,
     )  # fmt: skip
     deadline = time.monotonic() + 90
-    while "My own image" not in fed.skyfed("find", "image", "My own image", "--vo", "demo.skyfed", "--json", env=alice):
+    while "My own image" not in fed.skyfed(
+        "find", "image", "My own image", "--vo", "demo.skyfed", "--json", env=alice, check=False
+    ):
         assert time.monotonic() < deadline, "the image did not reach the information system"
         time.sleep(1)  # the site looks at its lists once a minute
 

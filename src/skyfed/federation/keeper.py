@@ -18,11 +18,14 @@ from typing import IO
 
 from skyfed.core import children
 from skyfed.core import log as logs
+from skyfed.core.clock import SystemClock
 from skyfed.core.errors import Conflict, SkyfedError, Unavailable
 from skyfed.federation.places import NODES, Places
 from skyfed.node.config import Node
 from skyfed.node.foreground import run
+from skyfed.pki.testca import ThrowawayCA
 
+CRL_SECONDS = 12 * 3600.0
 LOCK = "keeper.lock"
 LOG = "keeper.log"
 PARENT = "SKYFED_KEEPER_PARENT"
@@ -126,7 +129,18 @@ def _say(text: str) -> None:
 
 async def _keep(places: Places) -> None:
     nodes = [Node.load(places.node(name)) for name in NODES]
-    await run(nodes, on_ready=lambda: _say("ready"), progress=_say)
+    renewing = asyncio.create_task(_renew_crl(places))
+    try:
+        await run(nodes, on_ready=lambda: _say("ready"), progress=_say)
+    finally:
+        renewing.cancel()
+
+
+async def _renew_crl(places: Places) -> None:
+    """A CA that stops publishing CRLs is believed no more after a month: the demo CA publishes while its federation runs."""
+    while True:
+        await asyncio.sleep(CRL_SECONDS)
+        await asyncio.to_thread(lambda: ThrowawayCA.open(places.ca, SystemClock()).publish(places.certificates))
 
 
 def main() -> None:

@@ -316,9 +316,7 @@ class Visit:
 
     def _accounted(self) -> str:
         """The record of this machine is what was measured, and it is in the month's summary."""
-        record = until(
-            self._final_record, RECORD_SECONDS, f"no final usage record of {self.id} reached the repository"
-        )
+        record = until(self._final_record, RECORD_SECONDS, f"no final usage record of {self.id} reached the repository")
         active = self.watch.active
         stopped = self.watch.stopped
         _between("WallDuration", record.wall_duration, stopped.after - active.before, stopped.before - active.after)

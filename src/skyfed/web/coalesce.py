@@ -14,6 +14,12 @@ class Coalescing:
         self._loop = loop
         self._parts: list[bytes] = []
         self._size = 0
+        self._handed = 0
+
+    @property
+    def sent(self) -> int:
+        """Bytes that have left for the peer so far."""
+        return self._handed - self._transport.get_write_buffer_size()
 
     def write(self, data: bytes) -> None:
         """Send `data`, in this turn of the loop or when enough is there."""
@@ -28,6 +34,7 @@ class Coalescing:
         """Hand everything to the real transport."""
         if self._parts:
             data, self._parts, self._size = b"".join(self._parts), [], 0
+            self._handed += len(data)
             self._transport.write(data)
 
     def close(self) -> None:

@@ -17,7 +17,8 @@ class Limits:
     """The bounds of one listener. Sizes are in bytes, times in seconds.
 
     An OCCI client in text/occi form puts its whole request into header fields, so the head may be far larger than other
-    servers allow (specs/occi 6.2). A body may take `body_seconds` plus a second for each `body_rate` bytes that arrived.
+    servers allow (specs/occi 6.2). A body may take `body_seconds` plus a second for each `body_rate` bytes that arrived. An
+    answer that waits for its reader is cut when in `stalled_write_seconds` fewer than `write_rate` bytes a second left.
     """
 
     request_line_bytes: int = 16 * 1024
@@ -30,6 +31,7 @@ class Limits:
     body_rate: int = 16 * 1024
     idle_seconds: float = 30.0
     stalled_write_seconds: float = 60.0
+    write_rate: int = 1024
     linger_seconds: float = 1.0
     connections: int = 2000
     connections_per_peer: int = 256

@@ -67,6 +67,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._phase = Phase.HEAD
         self._watch: asyncio.TimerHandle | None = None
         self._write_watch: asyncio.TimerHandle | None = None
+        self._sent_before = 0
         # Bytes fed that the parser has not handed on: framing, and what it hoards of a field that does not end.
         self._unparsed = 0
         self._fed = 0
@@ -81,13 +82,15 @@ class GuardedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
         # uvicorn writes an answer's head and body apart. Its cycles only write and close.
-        self.transport = Coalescing(transport, self.loop)  # type: ignore[assignment]
+        self._out = Coalescing(transport, self.loop)
+        self.transport = self._out  # type: ignore[assignment]
         self._tls = tls_extension(transport)
         self._arm(self._limits.head_seconds, self._head_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
-        self.resume_writing()
+        if self._write_watch is not None:
+            self._write_watch.cancel()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
         self._on_closed()
@@ -127,14 +130,26 @@ class GuardedHttp(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._write_watch is None:
-            self._write_watch = self.loop.call_later(self._limits.stalled_write_seconds, self.transport.abort)
+            self._watch_reader()
 
     def resume_writing(self) -> None:
-        if self._write_watch is not None:
-            self._write_watch.cancel()
-            self._write_watch = None
         if self.flow is not None:
             super().resume_writing()
+
+    def _watch_reader(self) -> None:
+        self._sent_before = self._out.sent
+        self._write_watch = self.loop.call_later(self._limits.stalled_write_seconds, self._write_late)
+
+    def _write_late(self) -> None:
+        """The peer has had its time: a drop now and then does not keep an answer waiting for ever."""
+        self._write_watch = None
+        if not self.flow.write_paused:
+            return
+        if self._out.sent - self._sent_before < self._limits.write_rate * self._limits.stalled_write_seconds:
+            self._count(Refused(408, "reader_stalled", "the peer does not read its answer"))
+            self.transport.abort()
+        else:
+            self._watch_reader()
 
     # -- the parser's callbacks; what they raise stops the parser -------------------------------------------------
 
