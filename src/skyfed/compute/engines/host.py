@@ -153,7 +153,7 @@ def _refusal(request: wire.Request, error: Exception) -> wire.Refusal:
 
 def take_root(root: Path) -> IO[bytes]:
     """The lock on an engine's folder, held while the file is open. Raises Conflict (`engine_host_runs`)."""
-    root.mkdir(parents=True, exist_ok=True, mode=0o711)
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
     file = (root / "host.lock").open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

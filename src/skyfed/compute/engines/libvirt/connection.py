@@ -92,9 +92,10 @@ class Connection:
 
     def close(self) -> None:
         """Lets go; guests keep running."""
-        for callback in self._callbacks:
-            self.raw.domainEventDeregisterAny(callback)
-        self.raw.unregisterCloseCallback()
+        if self._callbacks:
+            for callback in self._callbacks:
+                self.raw.domainEventDeregisterAny(callback)
+            self.raw.unregisterCloseCallback()
         self._pool.shutdown(wait=True)
         self._sweeper.shutdown(wait=True)
         self.raw.close()

@@ -10,6 +10,7 @@ from skyfed.compute.engines.libvirt import processes
 from skyfed.compute.engines.libvirt.connection import Connection
 from skyfed.compute.engines.libvirt.domain import is_uuid, name
 from skyfed.compute.engines.libvirt.observed import Observation, from_state
+from skyfed.compute.model import VmState
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,15 @@ class Domains:
             # Unlike look-ups, this waits for the take-over of each running domain after libvirt's own start.
             self._raw.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_BALLOON, 0)
             return {domain.UUIDString(): from_state(*domain.state()) for domain in self._ours()}
+
+        return await self.connection.call(ask)
+
+    async def state(self, id: str) -> Observation:
+        """Of one machine; stopped where there is no domain."""
+
+        def ask() -> Observation:
+            domain = self._find(id)
+            return from_state(*domain.state()) if domain is not None else Observation(VmState.STOPPED)
 
         return await self.connection.call(ask)
 

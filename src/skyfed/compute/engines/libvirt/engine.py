@@ -124,7 +124,7 @@ class LibvirtEngine:
 
     async def remove_image(self, sha512: str) -> None:
         await self._usable()
-        await asyncio.to_thread(self._images.remove, sha512)
+        self._images.remove(sha512)
 
     async def images(self) -> frozenset[str]:
         await self._usable()
@@ -179,10 +179,12 @@ class LibvirtEngine:
             if record.state is not VmState.ACTIVE:
                 raise engine_error("conflict", f"the machine is {record.state}; only an active one can be restarted")
             self._machines.enter(id, VmState.RESTARTING, self._clock.now())
-            if method is RestartMethod.COLD:
-                await opened.domains.reset(id)
-            else:
-                await opened.domains.reboot(id)
+            try:
+                await (opened.domains.reset if method is RestartMethod.COLD else opened.domains.reboot)(id)
+            except SkyfedError:
+                await self._look(id, opened)
+                raise
+            if method is not RestartMethod.COLD:
                 self._follow(id, self._see_rebooted(id, opened))
             return await self._saved(id)
 
@@ -196,7 +198,7 @@ class LibvirtEngine:
                 self._machines.enter(id, VmState.DELETING, self._clock.now())
             await self._unmake(id, opened)
             if record is not None:
-                await asyncio.to_thread(self._images.tidy, record.image_sha512)
+                self._images.tidy(record.image_sha512)
 
     async def get(self, id: str) -> EngineVm:
         await self._usable()
@@ -268,7 +270,9 @@ class LibvirtEngine:
         return opened
 
     def _lay_out(self) -> None:
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o711)
+        self._root.mkdir(parents=True, exist_ok=True)
+        # Disks and contexts are for this user alone; only a system-wide libvirt runs QEMU as another.
+        self._root.chmod(0o711 if self._settings.uri.startswith("qemu:///system") else 0o700)
         self._records.open()
         self._images.open()
 
@@ -284,23 +288,19 @@ class LibvirtEngine:
         def lost() -> None:
             loop.call_soon_threadsafe(self._on_lost)
 
-        domains = Domains(connection)
-        emulator = Path(shutil.which(_EMULATOR) or "")
-        if not emulator.name:
-            connection.close()
-            raise engine_error("engine_down", f"{_EMULATOR} is not installed (Debian package qemu-system-x86)")
-        version = await domains.version()
-        verdict = await judge(
-            self._settings.acceleration,
-            self._settings.probe_image,
-            emulator,
-            version,
-            self._root / "acceleration.json",
-        )
-        log.info("%s on %s: %s", version, verdict.acceleration, verdict.reason)
-        # Events first, so that nothing that happens while we look is missed; they wait for the loop.
-        connection.watch(lifecycle, rebooted, lost)
-        self._guest_off.update(await adopt(self._records, self._machines, domains, self._root))
+        try:
+            domains = Domains(connection)
+            emulator = _emulator()
+            version = await domains.version()
+            cache = self._root / "acceleration.json"
+            verdict = await judge(self._settings.acceleration, self._settings.probe_image, emulator, version, cache)
+            log.info("%s on %s: %s", version, verdict.acceleration, verdict.reason)
+            # Events first, so that nothing that happens while we look is missed; they wait for the loop.
+            connection.watch(lifecycle, rebooted, lost)
+            self._guest_off.update(await adopt(self._records, self._machines, domains, self._root))
+        except BaseException:
+            await asyncio.to_thread(connection.close)
+            raise
         return _Open(domains=domains, verdict=verdict, version=version, emulator=emulator)
 
     def _on_lost(self) -> None:
@@ -364,10 +364,10 @@ class LibvirtEngine:
     # --- what it does ------------------------------------------------------------------------------------------
 
     async def _make(self, spec: VmSpec, opened: _Open) -> EngineVm:
-        virtual = await asyncio.to_thread(self._images.virtual_bytes, spec.image_sha512)
-        size = max(virtual, int(spec.disk_gib * _GIB))
-        self._check(spec, size)
         context = await asyncio.to_thread(context_disk, spec.id, spec.context)
+        # From here to the record nothing else runs: an image is not removed between the look and the record.
+        size = max(self._images.virtual_bytes(spec.image_sha512), int(spec.disk_gib * _GIB))
+        self._check(spec, size)
         record = Record(
             id=spec.id,
             title=spec.title,
@@ -466,10 +466,19 @@ class LibvirtEngine:
         self._unfollow(id)
         self._sampler.take(id)
         self._machines.enter(id, VmState.STOPPING, self._clock.now())
-        await opened.domains.destroy(id)
+        try:
+            await opened.domains.destroy(id)
+        except SkyfedError:
+            await self._look(id, opened)
+            raise
         # The state follows libvirt's event; where the domain was off already there is none.
         if not await self._machines.reached(id, OFF, 1.0):
             self._machines.enter(id, VmState.STOPPED, self._clock.now())
+
+    async def _look(self, id: str, opened: _Open) -> None:
+        """After a refusal: the state is what libvirt says, not what was about to be."""
+        seen = await opened.domains.state(id)
+        self._machines.enter(id, seen.state, self._clock.now(), seen.fault)
 
     async def _see_off(self, id: str, grace: float, opened: _Open) -> None:
         """Presses the power button again now and then (a booting guest overlooks it), and forces at the end."""
@@ -554,6 +563,13 @@ class LibvirtEngine:
         if self._settings.memory_mib is not None:
             return self._settings.memory_mib
         return max(256, (os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20) - 1024)
+
+
+def _emulator() -> Path:
+    found = shutil.which(_EMULATOR)
+    if found is None:
+        raise engine_error("engine_down", f"{_EMULATOR} is not installed (Debian package qemu-system-x86)")
+    return Path(found)
 
 
 def _trim_all(logs: list[Path], limit: int) -> None:
