@@ -174,8 +174,8 @@ def _totals(snapshot: Snapshot, sites: tuple[SiteView, ...], usage: tuple[UsageR
         total_cores=_sum(site.total_cores for site in sites),
         images=len(images) if snapshot.infosys.value is not None else None,
         vms_today=sum(row.vms for row in usage) if counted else None,
-        wall_hours=sum(row.wall_hours for row in usage) if counted else None,
-        cpu_hours=sum(row.cpu_hours for row in usage) if counted else None,
+        wall_hours=sum((row.wall_hours for row in usage), 0.0) if counted else None,
+        cpu_hours=sum((row.cpu_hours for row in usage), 0.0) if counted else None,
     )
 
 

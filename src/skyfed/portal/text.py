@@ -25,7 +25,7 @@ def hours(value: float | None) -> str:
     if value is None:
         return DASH
     if value < 10:
-        return f"{value:.2f}"
+        return f"{value:.2f}" if value else "0"
     return f"{value:.1f}" if value < 1000 else count(round(value))
 
 
@@ -35,8 +35,10 @@ def memory(megabytes: int) -> str:
 
 
 def disk(gigabytes: float | None) -> str:
-    """`10 GB`; a dash where it is not published."""
-    return DASH if gigabytes is None else f"{gigabytes:g} GB"
+    """`10 GB`; `as image` where the flavour adds none of its own; a dash where it is not published."""
+    if gigabytes is None:
+        return DASH
+    return f"{gigabytes:g} GB" if gigabytes else "as image"
 
 
 def clock(moment: datetime | None) -> str:
