@@ -97,7 +97,7 @@ def test_after_a_kill_everything_is_right(
         leftovers = [p.name for p in (node / "data" / "engine" / "machines").iterdir() if p.is_dir()]
         assert leftovers == [], f"{story}: {one} keeps machines {leftovers}"
         outbox = admin_client(node, "accounting").json("GET", "/status")
-        assert (outbox["waiting"], outbox["dead"]) == (0, 0), f"{story}: {outbox}"
+        assert (outbox["sender"]["waiting"], outbox["sender"]["dead"]) == (0, 0), f"{story}: {outbox}"
     _records_are_right(places, alice, steps, story)
 
 

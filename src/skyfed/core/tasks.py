@@ -85,7 +85,11 @@ class Supervisor:
 
     async def _keep(self, name: str, run: Run) -> None:
         while True:
+            began = self._clock.monotonic()
             await self._once(name, run)
+            if self._clock.monotonic() - began > LAST_RESTART_SECONDS:
+                # It ran long enough to have been well: this failure is the first of its kind.
+                self._status[name] = replace(self._status[name], failures=min(1, self._status[name].failures))
             await asyncio.sleep(self._pause(name))
 
     async def _repeat(self, name: str, seconds: float, run: Run) -> None:

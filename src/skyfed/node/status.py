@@ -95,7 +95,7 @@ def _ask(node: Node, service: str, state: ProcessState) -> ServiceStatus:
         tasks = msgspec.convert(admin.json("GET", "/tasks", deadline=ANSWER_SECONDS), tuple[TaskLine, ...])
     except (SkyfedError, msgspec.ValidationError) as error:
         return msgspec.structs.replace(base, detail=one_line(str(error)))
-    failing = [task for task in tasks if task.failures]
+    failing = [task for task in tasks if task.state == "failed"]
     ok = health.ok and not failing
     detail = health.detail
     if failing:
