@@ -28,7 +28,7 @@ from skyfed.web import access
 MAX_ADMIN_BODY = 1 << 20
 # Small pieces cost a thread hop each; this much is gathered before a write.
 WRITE_BYTES = 1 << 20
-_PUBLIC_PREFIXES = ("/lists", "/files/", "/store/")
+_PUBLIC_PREFIXES = ("/lists/", "/files/", "/store/")
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 def is_public(scope: Scope) -> bool:
     """Lists and image files are for everybody to read: what protects them is the signature."""
     path: str = scope["path"]
-    return scope["method"] in ("GET", "HEAD") and path.startswith(_PUBLIC_PREFIXES)
+    return scope["method"] in ("GET", "HEAD") and (path == "/lists" or path.startswith(_PUBLIC_PREFIXES))
 
 
 # -- publisher --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The pages. All public: they show what registry, directory and usage totals show to everybody anyway."""
+"""The pages. All public to read: they show what registry, directory and usage totals show to everybody anyway."""
 
 import msgspec
 from starlette.requests import Request
@@ -56,6 +56,6 @@ class Face:
         return Response(body, headers=headers, media_type="application/json")
 
 
-def is_public(_scope: Scope) -> bool:
-    """Everything here is."""
-    return True
+def is_public(scope: Scope) -> bool:
+    """Everything that can be read here is; what would change something is not, by default."""
+    return scope["method"] in ("GET", "HEAD")

@@ -14,6 +14,11 @@ class Application:
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
         self._router = Router(routes=routes, redirect_slashes=False)
 
+    @property
+    def routes(self) -> list[BaseRoute]:
+        """What it serves."""
+        return self._router.routes
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self  # a router raises for what it does not know only where it is told that somebody catches it
         await self._router(scope, receive, send)
