@@ -225,7 +225,7 @@ def test_the_assembly_asks_only_the_sources_it_is_given() -> None:
     said = json.loads(call(assembly.app, "GET", "/api/overview").body)
     assert said["sources"] == []
     assert assembly.public({"method": "GET", "path": "/"})
-        assert not assembly.public({"method": "POST", "path": "/"})
+    assert not assembly.public({"method": "POST", "path": "/"})
     assert asyncio.run(assembly.health()).ok
     with pytest.raises(Invalid):
         assemble(Settings(infosys_url="ldap://nowhere:port"), runtime())
