@@ -415,10 +415,13 @@ def _translated(url: str, watch: _Watch) -> Iterator[None]:
 
 
 def _root(error: BaseException) -> BaseException:
-    """The innermost cause: urllib3 wraps the sentence that says what happened."""
-    while (inner := error.__cause__ or getattr(error, "reason", None)) and isinstance(inner, BaseException):
+    """The innermost cause: urllib3 wraps the sentence that says what happened, also as its last argument."""
+    while True:
+        wrapped = (error.__cause__, getattr(error, "reason", None), *error.args[-1:])
+        inner = next((one for one in wrapped if isinstance(one, BaseException)), None)
+        if inner is None:
+            return error
         error = inner
-    return error
 
 
 def _split(url: str) -> SplitResult:

@@ -215,14 +215,14 @@ class Visit:
         flavour = next(iter(FLAVOURS[self.site]))
         create = (
             f"skyfed vm create {at} --image {shlex.quote(self.tour.image)} --flavour {flavour}"
-            f" --ssh-key {key}.pub --title {self.title}"
+            f" --ssh-key $SKYFED_SSH_KEY.pub --title {self.title}"
         )
         yield "choose", f"skyfed occi model {at}", self._choose
         yield "create a machine with my SSH key", create, lambda: self._create(key.with_suffix(".pub"))
         yield "wait until it is active", f"skyfed vm show {at} {self.title}", self._await_active
         yield (
             "log in and run a command",
-            f"skyfed vm ssh {at} {self.title} --identity {key} -- uname -a",
+            f"skyfed vm ssh {at} {self.title} --identity $SKYFED_SSH_KEY -- uname -a",
             lambda: self._ssh(key),
         )
         yield "stop it", f"skyfed vm stop {at} {self.title}", self._stop

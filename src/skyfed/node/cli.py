@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
+from click.core import ParameterSource
 
 from skyfed.core import terminal
 from skyfed.core.settings import Explained, explain
@@ -14,7 +16,11 @@ from skyfed.node.config import Node
 from skyfed.node.status import ServiceStatus, find_nodes, node_status
 
 dir_option = click.option(
-    "--dir", "directory", type=click.Path(path_type=Path), envvar="SKYFED_DIR", help="Directory of a whole federation."
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    envvar="SKYFED_DIR",
+    help="Directory of a whole federation (default $SKYFED_DIR, else ./run).",
 )
 node_option = click.option(
     "--node", "node", type=click.Path(path_type=Path), envvar="SKYFED_NODE", help="Directory of one node."
@@ -36,13 +42,15 @@ def _one(command: Callable[..., Any]) -> Callable[..., Any]:
 @dir_option
 @node_option
 @json_option
-def status(directory: Path | None, node: Path | None, as_json: bool) -> None:
+@click.pass_context
+def status(context: click.Context, directory: Path | None, node: Path | None, as_json: bool) -> None:
     """Every service of every node: health, address, since when, last error.
 
     Exit code 0 when all are well, 1 otherwise.
     """
-    # A federation's directory says more than one node of it, which `skyfed env` sets as well.
-    nodes = find_nodes(directory, None if directory is not None else node)
+    # What is typed counts; of what `skyfed env` sets, a federation's directory says more than one node of it.
+    typed = context.get_parameter_source("node") is ParameterSource.COMMANDLINE
+    nodes = find_nodes(directory, node if typed or directory is None else None)
     services = [service for one in nodes for service in node_status(one)]
     emit(services, as_json=as_json, human=_status_text)
     if any(service.health != "ok" for service in services):
@@ -103,10 +111,32 @@ def config_show(node: Path, service: str | None, as_json: bool) -> None:
 
 def _settings_text(lines: list[Explained]) -> str:
     return "\n".join(
-        f"{terminal.bold(line.key)} = {line.value}{'' if line.value == line.default else f'   (default: {line.default})'}"
+        f"{terminal.bold(line.key)} = {_value(line.value)}"
+        f"{'' if line.value == line.default else f'   (default: {_value(line.default)})'}"
         f"\n    {line.description or line.type}"
         for line in lines
     )
+
+
+def _value(value: object) -> str:
+    """As JSON, which reads like TOML; tables without what they leave at its default."""
+    if value in ("", None):
+        return "none"
+    return msgspec.json.encode(_without_defaults(value), enc_hook=str).decode()
+
+
+def _without_defaults(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_defaults(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_without_defaults(one) for one in value]
+    if isinstance(value, msgspec.Struct):
+        return {
+            field.encode_name: _without_defaults(getattr(value, field.name))
+            for field in msgspec.structs.fields(value)
+            if field.required or getattr(value, field.name) != field.default
+        }
+    return value
 
 
 @click.group()

@@ -44,14 +44,13 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_nodes(directory: Path | None, node: Path | None) -> list[Node]:
-    """The node in `node`, or every node of the federation in `directory`. Raises NotFound where there is none."""
+    """The node in `node`, or every node of the federation in `directory` (default: ./run). Raises NotFound."""
     if node is not None:
         return [Node.load(node)]
-    if directory is None:
-        raise NotFound("which node? give --node DIR or --dir FEDERATION, or set SKYFED_NODE or SKYFED_DIR")
+    directory = directory or Path("run")
     found = sorted(path.parent for path in (directory / "nodes").glob(f"*/{FILE_NAME}"))
     if not found:
-        raise NotFound(f"there is no node below {directory}/nodes; ./up lays a federation out")
+        raise NotFound(f"there is no node below {directory}/nodes; give --node DIR or --dir FEDERATION")
     return [Node.load(path) for path in found]
 
 
