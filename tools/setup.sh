@@ -1,90 +1,70 @@
-# Sourced by ./up, ./test, ./bench and .ci/run: what this machine needs, installed where it is missing.
+# Sourced by ./up, ./test and ./bench: what this machine needs, installed where it is missing.
 # shellcheck shell=bash
 
-# What the virtual environment is built with, and what a federation runs on.
-PACKAGES_RUN=(
-  python3-venv python3-dev gcc pkg-config libvirt-dev # libvirt-python is compiled here
-  qemu-system-x86 qemu-utils libvirt-daemon libvirt-daemon-driver-qemu # virtual machines
-  slapd ldap-utils glue-schema # the information system
-  busybox-static dropbear-bin syslinux mtools dosfstools cpio # the demonstration guest is built from these
-  openssh-client openssl ca-certificates
-)
-# Real peers that the tests talk to.
-PACKAGES_TEST=(voms-clients voms-clients-java voms-dev libssl-dev chromium postgresql curl)
-
-say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+if [ -t 2 ]; then say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }; else say() { printf '==> %s\n' "$*" >&2; }; fi
 die() { printf 'skyfed: %s\n' "$*" >&2; exit 1; }
 
-# Runs a command as root: directly, or by sudo after saying why.
-as_root() {
-  local why=$1; shift
+# Debian packages: `need_packages run` for a federation, `need_packages test` for the tests too. Nothing else needs root.
+need_packages() {
+  local missing by_hand="$ROOT/tools/packages $1"
+  missing=$("$ROOT/tools/packages" --missing "$1")
+  [ -n "$missing" ] || return 0
   if [ "$(id -u)" = 0 ]; then
-    "$@"
+    say "installing from Debian: $missing"
+    "$ROOT/tools/packages" "$1"
   elif command -v sudo >/dev/null; then
-    say "as root, $why: $*"
-    sudo "$@"
+    say "installing from Debian, by sudo: $missing"
+    sudo -- "$ROOT/tools/packages" "$1" || die "could not become root; let root run once: $by_hand"
   else
-    die "needs root $why; run as root: $*"
+    die "Debian packages are missing: $missing
+skyfed: let root run once: $by_hand"
   fi
 }
 
-# libvirt, run by root, looks for this user before it reads any setting; Debian makes it with the libvirtd daemon, which
-# we do not need. An ordinary user's libvirt does not ask for it.
-need_libvirt_user() {
-  [ "$(id -u)" != 0 ] || getent passwd libvirt-qemu >/dev/null ||
-    useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin libvirt-qemu
-}
-
-# Installs the Debian packages that are missing. Nothing else in these scripts needs root.
-need_debian() {
-  local missing=() package
-  need_libvirt_user
-  for package in "$@"; do
-    [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
-  done
-  [ ${#missing[@]} = 0 ] && return
-  [ -e /etc/debian_version ] || die "this machine is not Debian; install by hand what provides: ${missing[*]}"
-  say "installing Debian packages: ${missing[*]}"
-  # We start our own slapd and PostgreSQL where we need them: the packages shall neither configure nor start theirs.
-  case " ${missing[*]} " in *" slapd "*)
-    as_root "to keep Debian from starting a slapd of its own" sh -c 'command -v debconf-set-selections >/dev/null &&
-      echo "slapd slapd/no_configuration boolean true" | debconf-set-selections' ;;
-  esac
-  case " ${missing[*]} " in *" postgresql "*)
-    as_root "to keep Debian from starting a PostgreSQL of its own" sh -c 'mkdir -p /etc/postgresql-common/createcluster.d &&
-      echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.d/skyfed.conf' ;;
-  esac
-  as_root "to refresh Debian's package lists" apt-get update -qq
-  as_root "to install what Skyfed runs on" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$(install_log)" 2>&1 ||
-    die "apt-get install failed; its log is $(install_log), its end: $(tail -n 5 "$(install_log)")"
-}
-
-install_log() { mkdir -p "$ROOT/.cache" && echo "$ROOT/.cache/install.log"; }
-
-# The virtual environment in .venv from a lock file: `need_venv requirements.lock` or `need_venv requirements-dev.lock`.
+# The virtual environment .venv from a lock file: `need_venv requirements.lock` or `need_venv requirements-dev.lock`.
 need_venv() {
-  local lock=$1 python stamp
-  for python in /usr/bin/python3 python3; do
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
-    python=
-  done
-  [ -n "$python" ] || die "needs Python 3.11 or newer"
-  stamp="$("$python" -V) $(cat "$ROOT/$lock" "$ROOT/pyproject.toml" | sha256sum | cut -c1-16) $lock"
+  local lock=$1 python
+  python=$(find_python) || die "needs Python 3.11 or newer, as python3"
   # What the tests need includes what a federation needs.
-  case "$(cat "$ROOT/.venv/skyfed.stamp" 2>/dev/null)" in
-    "$stamp" | "${stamp% *} requirements-dev.lock") return ;;
-  esac
-  if [ "$lock" = requirements.lock ] && grep -q 'requirements-dev.lock$' "$ROOT/.venv/skyfed.stamp" 2>/dev/null; then
-    need_venv requirements-dev.lock
-    return
-  fi
+  if venv_holds requirements-dev.lock || venv_holds "$lock"; then return; fi
+  if [ -e "$ROOT/.venv/bin/pytest" ]; then lock=requirements-dev.lock; fi
+  mkdir -p "$ROOT/.cache"
+  # Two commands started at once must not write into one environment.
+  (
+    flock 9
+    if ! venv_holds "$lock"; then make_venv "$lock" 9>&-; fi
+  ) 9>"$ROOT/.cache/venv.lock"
+}
+
+# Debian's own Python comes first: what is compiled here is compiled against its headers.
+find_python() {
+  local candidate
+  for candidate in /usr/bin/python3 python3; do
+    "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$candidate" && return
+  done
+  return 1
+}
+
+# Two lines: the interpreter and the place that an environment is good for, and what was installed into it.
+venv_stamp() {
+  "$python" -c 'import sys; print(sys.version.split()[0], sys.executable, sys.argv[1])' "$ROOT"
+  cat "$ROOT/$1" "$ROOT/pyproject.toml" | sha256sum
+}
+
+venv_holds() { [ "$(venv_stamp "$1")" = "$(cat "$ROOT/.venv/skyfed.stamp" 2>/dev/null)" ]; }
+
+make_venv() {
+  local lock=$1 stamp log="$ROOT/.cache/install.log" pip=("$ROOT/.venv/bin/python" -m pip install -q --disable-pip-version-check)
+  stamp=$(venv_stamp "$lock")
   say "making the virtual environment from $lock"
+  # An environment cannot be moved, and one that was not finished, or made by another Python, is not worth mending.
+  if [ "$(head -n 1 "$ROOT/.venv/skyfed.stamp" 2>/dev/null)" != "${stamp%%$'\n'*}" ]; then rm -rf "$ROOT/.venv"; fi
   rm -f "$ROOT/.venv/skyfed.stamp"
-  "$python" -m venv "$ROOT/.venv" || die "cannot make $ROOT/.venv"
   {
-    "$ROOT/.venv/bin/python" -m pip install --disable-pip-version-check -q --require-hashes -r "$ROOT/$lock" &&
-      "$ROOT/.venv/bin/python" -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e "$ROOT"
-  } >"$(install_log)" 2>&1 || die "pip failed; its log is $(install_log), its end: $(tail -n 5 "$(install_log)")"
+    "$python" -m venv "$ROOT/.venv" &&
+      "${pip[@]}" --require-hashes -r "$ROOT/$lock" &&
+      "${pip[@]}" --no-deps --no-build-isolation -e "$ROOT"
+  } >"$log" 2>&1 </dev/null || die "could not make $ROOT/.venv; the end of $log:
+$(tail -n 8 "$log")"
   echo "$stamp" >"$ROOT/.venv/skyfed.stamp"
 }
