@@ -85,11 +85,11 @@ def test_ages_are_read_at_a_glance(seconds: float | None, shown: str) -> None:
     assert text.age(seconds) == shown
 
 
-def test_numbers_are_grouped_and_hours_rounded() -> None:
+def test_numbers_are_grouped_and_durations_have_a_fitting_unit() -> None:
     assert text.count(12345) == "12\u202f345"
-    assert [text.hours(h) for h in (None, 0.123, 12.34, 12345.6)] == ["–", "0.12", "12.3", "12\u202f346"]
+    assert [text.duration(h) for h in (None, 0.01, 0.123, 12.34, 12345.6)] == ["–", "36 s", "7 min", "12.3 h", "12\u202f346 h"]
     assert [text.disk(size) for size in (None, 0.0, 2.5)] == ["–", "as image", "2.5 GB"]
-    assert text.hours(0.0) == "0"
+    assert text.duration(0.0) == "0 s"
     assert [text.memory(m) for m in (256, 1024, 1536)] == ["256 MB", "1 GB", "1.5 GB"]
     assert [text.percent(v, 10) for v in (0, 5, 20)] == ["0.0", "50.0", "100.0"]
     assert text.percent(5, 0) == "0"

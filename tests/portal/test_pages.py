@@ -79,7 +79,7 @@ def test_the_page_shows_sites_services_what_runs_and_todays_usage() -> None:
     for expected in (
         "Skyfed demo federation", "ALPHA", "Alpha Computing Centre · Netherlands", "Certified", "Test bed",
         "Virtual machines (OCCI)", "https://beta.localhost:8443/", "Skyfed demo guest", "Debian 12 20261101",
-        "demo.skyfed", "virtual machines on 24 cores", "8.33", "0.42", "since 00:00:00 UTC", "11 s ago",
+        "demo.skyfed", "virtual machines on 24 cores", "8.3 h", "25 min", "since 00:00:00 UTC", "11 s ago",
     ):  # fmt: skip
         assert expected in text
 

@@ -20,13 +20,16 @@ def count(value: int | None) -> str:
     return DASH if value is None else f"{value:,}".replace(",", "\u202f")
 
 
-def hours(value: float | None) -> str:
-    """Hours with two places below ten, one below a thousand."""
-    if value is None:
+def duration(hours: float | None) -> str:
+    """`38 s`, `12 min`, `2.5 h`, `1 234 h`: usage spans days of a whole federation and seconds of a first try."""
+    if hours is None:
         return DASH
-    if value < 10:
-        return f"{value:.2f}" if value else "0"
-    return f"{value:.1f}" if value < 1000 else count(round(value))
+    seconds = round(hours * 3600)
+    if seconds < 120:
+        return f"{seconds} s"
+    if seconds < 7200:
+        return f"{round(seconds / 60)} min"
+    return f"{hours:.1f} h" if hours < 1000 else f"{count(round(hours))} h"
 
 
 def memory(megabytes: int) -> str:
@@ -73,7 +76,7 @@ def service(type_name: str) -> str:
 FILTERS = {
     "age": age,
     "count": count,
-    "hours": hours,
+    "duration": duration,
     "memory": memory,
     "disk": disk,
     "clock": clock,
