@@ -87,7 +87,13 @@ def test_ages_are_read_at_a_glance(seconds: float | None, shown: str) -> None:
 
 def test_numbers_are_grouped_and_durations_have_a_fitting_unit() -> None:
     assert text.count(12345) == "12\u202f345"
-    assert [text.duration(h) for h in (None, 0.01, 0.123, 12.34, 12345.6)] == ["–", "36 s", "7 min", "12.3 h", "12\u202f346 h"]
+    assert [text.duration(h) for h in (None, 0.01, 0.123, 12.34, 12345.6)] == [
+        "–",
+        "36 s",
+        "7 min",
+        "12.3 h",
+        "12\u202f346 h",
+    ]
     assert [text.disk(size) for size in (None, 0.0, 2.5)] == ["–", "as image", "2.5 GB"]
     assert text.duration(0.0) == "0 s"
     assert [text.memory(m) for m in (256, 1024, 1536)] == ["256 MB", "1 GB", "1.5 GB"]
