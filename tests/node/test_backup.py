@@ -1,5 +1,7 @@
 """A backup taken while the node writes restores to a consistent state; a bad archive changes nothing."""
 
+import errno
+import os
 import sqlite3
 import tarfile
 import threading
@@ -102,6 +104,39 @@ def test_a_damaged_archive_leaves_the_node_as_it_was(node: Node, tmp_path: Path)
     assert (node.directory / "witness").exists()
     with pytest.raises(NotFound):
         restore(tmp_path / "none.tar.gz", node.directory)
+
+
+def test_machines_and_logs_stay_when_a_node_is_restored_in_place(node: Node, tmp_path: Path) -> None:
+    disk = node.directory / "data" / "engine" / "machines" / "vm" / "disk.qcow2"
+    disk.parent.mkdir(parents=True)
+    disk.write_text("a guest's data")
+    backup(node, tmp_path / "b.tar.gz")
+    (node.directory / "later").write_text("not in the backup")
+    restore(tmp_path / "b.tar.gz", node.directory)
+    assert disk.read_text() == "a guest's data"
+    assert (node.log / "central.log").read_text() == "noise"
+    assert not (node.directory / "later").exists()
+
+
+def test_what_cannot_be_moved_leaves_the_node_as_it_was(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = node.directory / "data" / "engine" / "disk"
+    disk.parent.mkdir(parents=True)
+    disk.write_text("a guest's data")
+    backup(node, tmp_path / "b.tar.gz")
+    rename = Path.rename
+
+    def busy(path: Path, target: Path) -> Path:
+        if path == node.log:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", busy)
+    with pytest.raises(Conflict, match="unmount"):
+        restore(tmp_path / "b.tar.gz", node.directory)
+    assert disk.read_text() == "a guest's data"
+    assert Node.load(node.directory).name == "federation"
 
 
 def test_an_archive_that_climbs_out_is_refused(node: Node, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ SQLITE_MAGIC = b"SQLite format 3\0"
 TRANSIENT = ("run", "log")
 # Below data/: the engine's running guests and what can be made or fetched again.
 REBUILT = ("data/engine", "data/infosys/slapd")
+# Of that, what stays when a node is restored in place: the disks of its machines, which may even be running, and its past.
+STAYING = ("data/engine", "log")
 CHUNK = 1 << 20
 
 
@@ -82,7 +84,8 @@ def backup(node: Node, archive: Path, progress: Callable[[str], None] = lambda _
 def restore(archive: Path, directory: Path, progress: Callable[[str], None] = lambda _text: None) -> Manifest:
     """Put a backup into `directory`, which must be empty or hold the same, stopped node. Raises Invalid, Conflict, NotFound.
 
-    The archive is unpacked beside and moved into place at the end: an interrupted restore changes nothing.
+    The archive is unpacked beside and moved into place at the end: an interrupted restore changes nothing. Machines' disks
+    and logs that are there stay: the engine adopts its guests again.
     """
     if not archive.exists():
         raise NotFound(f"there is no {archive}", code="no_archive")
@@ -106,9 +109,26 @@ def restore(archive: Path, directory: Path, progress: Callable[[str], None] = la
             _check_database(unpacked / name)
         (unpacked / MANIFEST).unlink()
         if directory.exists():
-            directory.rename(Path(scratch) / "replaced")
+            _set_aside(directory, Path(scratch) / "replaced", unpacked)
         unpacked.rename(directory)
     return manifest
+
+
+def _set_aside(directory: Path, replaced: Path, unpacked: Path) -> None:
+    """Move what stays over to `unpacked`, the rest to `replaced`. Raises Conflict, with everything where it was."""
+    moved: list[str] = []
+    try:
+        for name in STAYING:
+            if (directory / name).exists():
+                (unpacked / name).parent.mkdir(parents=True, exist_ok=True)
+                (directory / name).rename(unpacked / name)
+                moved.append(name)
+        directory.rename(replaced)
+    except OSError as error:
+        for name in moved:
+            (unpacked / name).rename(directory / name)
+        text = f"cannot move {error.filename}: {error.strerror}; unmount it if it is a file system of its own"
+        raise Conflict(text, code="not_movable") from error
 
 
 def _kept(node: Node) -> Iterator[Path]:

@@ -183,7 +183,10 @@ def backup(node: Path, archive: Path, as_json: bool) -> None:
 @_one
 @json_option
 def restore(archive: Path, node: Path, as_json: bool) -> None:
-    """Put ARCHIVE back into --node DIR. The node must not run. Nothing is changed unless all of it is good."""
+    """Put ARCHIVE back into --node DIR. The node must not run. Nothing is changed unless all of it is good.
+
+    Disks of machines and logs that are in DIR stay.
+    """
     from skyfed.node.backup import restore as put_back
 
     with terminal.Progress(f"restore of {archive}", quiet=as_json) as progress:
