@@ -1,7 +1,6 @@
 """`skyfed up` and `skyfed down`: the order of things, and what is said about each."""
 
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -15,8 +14,10 @@ from skyfed.core.terminal import Progress
 from skyfed.federation.guests import end_guests, guest_pids
 from skyfed.federation.keeper import keeper_pid, start_keeper, stop_keeper
 from skyfed.federation.layout import lay_out
+from skyfed.federation.nodes import DEMO_VO, REGISTRY_SITE
 from skyfed.federation.places import SITES, Places
-from skyfed.federation.seed import seed
+from skyfed.federation.seed import GUEST_TITLE, seed
+from skyfed.infosys.client import InfosysClient, addresses
 
 # The demo guest has a handler for the power button; anything slower is switched off.
 GUEST_GRACE_SECONDS = 10.0
@@ -67,12 +68,13 @@ def take_down(places: Places) -> tuple[bool, int]:
 
 @contextlib.contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """SIGTERM ends the command like Ctrl-C, so that both run the same clean-up."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    """SIGTERM ends the command like Ctrl-C, so that both run the same clean-up; also where a shell's `&` had SIGINT ignored."""
+    previous = {sig: signal.signal(sig, signal.default_int_handler) for sig in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for sig, handler in previous.items():
+            signal.signal(sig, handler)
 
 
 @contextlib.contextmanager
@@ -87,27 +89,26 @@ def _undone_on_failure(places: Places, detach: bool) -> Iterator[None]:
 
 
 def _converge(places: Places, step: Progress) -> None:
+    """Until the top level of the information system offers the demo guest at both sites: then a researcher can begin."""
+    top = admin_client(places.node("federation"), "infosys")
+    client = InfosysClient(addresses(places.ldap("federation")))
+    wanted = {REGISTRY_SITE[site] for site in SITES}
     deadline = time.monotonic() + CONVERGE_SECONDS
-    missing = list(SITES)
-    while missing:
-        missing = [site for site in missing if not _offers_image(places, site)]
+    while True:
+        missing = wanted
+        with contextlib.suppress(SkyfedError):  # a server that restarts is asked again
+            top.json("POST", "/refresh", {}, deadline=CONVERGE_SECONDS)
+            missing = wanted - {offer.site for offer in client.find(DEMO_VO, image=GUEST_TITLE)}
         if not missing:
             return
-        step.step(f"({', '.join(missing)})")
+        step.step(f"({', '.join(sorted(missing))})")
         if time.monotonic() > deadline:
+            site = sorted(missing)[0].lower()
             raise TimedOut(
-                f"{' and '.join(missing)} have no image after {CONVERGE_SECONDS:.0f} s;"
-                f" look at: skyfed status --dir {places.directory}; {places.node(missing[0])}/log/site.log"
+                f"{' and '.join(sorted(missing))} offer no image after {CONVERGE_SECONDS:.0f} s;"
+                f" look at: skyfed status --dir {places.directory}; {places.node(site)}/log/site.log"
             )
         time.sleep(LOOK_SECONDS)
-
-
-def _offers_image(places: Places, site: str) -> bool:
-    try:
-        found = admin_client(places.node(site), "compute").json("GET", "/images")
-    except SkyfedError:
-        return False
-    return any(image.get("state") == "available" for image in found)
 
 
 def _let_sites_notice(places: Places) -> None:
