@@ -11,6 +11,7 @@ import msgspec
 from skyfed.core.clock import SystemClock
 from skyfed.core.errors import NotFound
 from skyfed.core.terminal import bold, emit, json_option, table
+from skyfed.core.text import plural
 from skyfed.federation.places import Places, default_directory
 
 Command = Callable[..., Any]
@@ -78,7 +79,7 @@ def down(directory: Path | None) -> None:
     from skyfed.federation.up import take_down
 
     ran, guests = take_down(Places.open(_directory(directory)))
-    machines = f", {guests} machines shut down" if guests else ""
+    machines = f", {plural(guests, 'machine')} shut down" if guests else ""
     click.echo("stopped" + machines if ran else "it was not running" + machines)
 
 

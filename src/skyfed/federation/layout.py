@@ -101,6 +101,10 @@ def _voms_files(places: Places) -> None:
     ).certificates[0]
     port = places.port("federation", "voms")
     lines = [vomses_line(vo, NAME, port, certificate, vo) for vo in VOS]
+    if places.vomses.exists():  # lines of VOs that an operator has added stay
+        ours = tuple(f'"{vo}"' for vo in VOS)
+        kept = read_bounded(places.vomses, MAX_PEM_BYTES).decode().splitlines(keepends=True)
+        lines += [line for line in kept if not line.startswith(ours)]
     write_atomic(places.vomses, "".join(lines).encode(), mode=0o644)
     for vo in VOS:
         write_lsc(places.vomsdir, vo, NAME, [certificate])
