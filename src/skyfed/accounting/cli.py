@@ -15,20 +15,13 @@ import msgspec
 from skyfed.accounting.client import AccountingClient
 from skyfed.accounting.model import CloudSummary, JournalRecord, parse_month
 from skyfed.core.clock import from_epoch, iso
-from skyfed.core.http import AdminClient, Client, admin_client
-from skyfed.core.terminal import emit, json_option, table
+from skyfed.core.http import AdminClient, admin_client
+from skyfed.core.terminal import emit, json_option, node_option, table
 from skyfed.core.text import one_line, plural
+from skyfed.pki.commands import certificates_option, outbound
 
 Command = Callable[..., Any]
 T = TypeVar("T")
-
-_node_option = click.option(
-    "--node",
-    type=click.Path(path_type=Path),
-    envvar="SKYFED_NODE",
-    required=True,
-    help="Directory of the node (default $SKYFED_NODE).",
-)
 
 
 class _Month(click.ParamType[str]):
@@ -52,13 +45,7 @@ def _wire(command: Command) -> Command:
             metavar="URL",
             help="The repository's address (default $SKYFED_ACCOUNTING).",
         ),
-        click.option(
-            "--certificates",
-            type=click.Path(path_type=Path),
-            envvar="X509_CERT_DIR",
-            default=Path("/etc/grid-security/certificates"),
-            help="Directory of trusted authorities (default $X509_CERT_DIR).",
-        ),
+        certificates_option,
         click.option(
             "--proxy",
             type=click.Path(path_type=Path),
@@ -76,14 +63,7 @@ def _wire(command: Command) -> Command:
 
 
 def _client(url: str, certificates: Path, proxy: Path | None) -> AccountingClient:
-    from skyfed.core.clock import SystemClock
-    from skyfed.pki.tls import ClientTls
-    from skyfed.pki.trust import TrustStore
-
-    clock = SystemClock()
-    cert = proxy if proxy is not None and proxy.exists() else None
-    tls = ClientTls(TrustStore(certificates, clock), clock, cert=cert, key=cert, system_roots=True)
-    return AccountingClient(Client(ssl_context=tls.current), url)
+    return AccountingClient(outbound(certificates, proxy if proxy is not None and proxy.exists() else None), url)
 
 
 @click.group()
@@ -136,7 +116,7 @@ def _admin(node: Path) -> AdminClient:
 
 
 @accounting.command()
-@_node_option
+@node_option
 @json_option
 def status(node: Path, as_json: bool) -> None:
     """What waits to be sent and what was refused (a site), or what came in (the repository)."""
@@ -144,7 +124,7 @@ def status(node: Path, as_json: bool) -> None:
 
 
 @accounting.command()
-@_node_option
+@node_option
 @json_option
 def dead(node: Path, as_json: bool) -> None:
     """Messages that the repository refused for good, and why."""
@@ -152,7 +132,7 @@ def dead(node: Path, as_json: bool) -> None:
 
 
 @accounting.command()
-@_node_option
+@node_option
 @click.argument("message", type=int)
 def retry(node: Path, message: int) -> None:
     """Send a refused MESSAGE (its number as `dead` shows it) again."""
@@ -161,7 +141,7 @@ def retry(node: Path, message: int) -> None:
 
 
 @accounting.command()
-@_node_option
+@node_option
 @click.option("--month", type=_Month(), required=True, help="Which month, such as 2026-11.")
 @json_option
 def republish(node: Path, month: str, as_json: bool) -> None:
@@ -171,7 +151,7 @@ def republish(node: Path, month: str, as_json: bool) -> None:
 
 
 @accounting.command()
-@_node_option
+@node_option
 @click.option("--verdict", type=click.Choice(["accepted", "rejected"]), help="Only these.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
 @json_option
@@ -182,7 +162,7 @@ def messages(node: Path, verdict: str | None, limit: int, as_json: bool) -> None
 
 
 @accounting.command()
-@_node_option
+@node_option
 @click.argument("message", type=int)
 @json_option
 def reload(node: Path, message: int, as_json: bool) -> None:
@@ -192,7 +172,7 @@ def reload(node: Path, message: int, as_json: bool) -> None:
 
 
 @accounting.command()
-@_node_option
+@node_option
 @json_option
 def recompute(node: Path, as_json: bool) -> None:
     """Make all summaries of the repository anew from its records."""
@@ -201,7 +181,7 @@ def recompute(node: Path, as_json: bool) -> None:
 
 
 @accounting.command()
-@_node_option
+@node_option
 @click.argument("name")
 @click.confirmation_option(prompt="This cannot be undone. Forget this name?")
 @json_option

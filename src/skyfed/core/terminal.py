@@ -11,6 +11,13 @@ import click
 import msgspec
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+node_option = click.option(
+    "--node",
+    type=click.Path(path_type=Path),
+    envvar="SKYFED_NODE",
+    required=True,
+    help="Directory of the node that runs the service (default $SKYFED_NODE).",
+)
 
 
 def emit(value: Any, *, as_json: bool, human: Callable[[Any], str] | None = None) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from skyfed.core.clock import SystemClock, iso
 from skyfed.core.errors import Invalid, NotFound
-from skyfed.core.http import Client, admin_client
+from skyfed.core.http import admin_client
 from skyfed.core.terminal import Progress, emit, json_option, table
 from skyfed.core.text import one_line, plural, shown
 from skyfed.images import client, evaluate
@@ -28,8 +28,8 @@ from skyfed.images.model import (
     number_of,
 )
 from skyfed.pki import names
+from skyfed.pki.commands import certificates_option, outbound
 from skyfed.pki.files import read_bounded
-from skyfed.pki.tls import ClientTls
 from skyfed.pki.trust import TrustStore
 
 Command = Callable[..., Any]
@@ -41,13 +41,6 @@ node_option = click.option(
     type=click.Path(path_type=Path),
     envvar="SKYFED_NODE",
     help="Directory of the node that runs the image service (default $SKYFED_NODE).",
-)
-certdir_option = click.option(
-    "--certdir",
-    type=click.Path(path_type=Path),
-    envvar="X509_CERT_DIR",
-    default=Path("/etc/grid-security/certificates"),
-    help="Directory of trusted authorities (default $X509_CERT_DIR).",
 )
 url_option = click.option(
     "--list-url",
@@ -75,11 +68,11 @@ def image() -> None:
 
 @image.command("list")
 @url_option
-@certdir_option
+@certificates_option
 @json_option
-def image_list(url: str, certdir: Path, as_json: bool) -> None:
+def image_list(url: str, certificates: Path, as_json: bool) -> None:
     """The images of a signed list, after verifying it."""
-    found = _trusted_list(url, certdir)
+    found = _trusted_list(url, certificates)
     rows = [(i.title, i.version, i.format, _mib(i.size), i.identifier) for i in found.images]
     headers = ("TITLE", "VERSION", "FORMAT", "SIZE", "IDENTIFIER")
     emit(found.document, as_json=as_json, human=lambda _: table(rows, headers))
@@ -88,11 +81,11 @@ def image_list(url: str, certdir: Path, as_json: bool) -> None:
 @image.command("show")
 @click.argument("identifier")
 @url_option
-@certdir_option
+@certificates_option
 @json_option
-def image_show(identifier: str, url: str, certdir: Path, as_json: bool) -> None:
+def image_show(identifier: str, url: str, certificates: Path, as_json: bool) -> None:
     """Everything that a list says about one image (its dc:identifier, or its title)."""
-    found = _trusted_list(url, certdir)
+    found = _trusted_list(url, certificates)
     matching = [i for i in found.images if identifier in (i.identifier, i.title)]
     if not matching:
         raise NotFound(f"the list {shown(url)} has no image {shown(identifier)}", code="no_image")
@@ -101,17 +94,17 @@ def image_show(identifier: str, url: str, certdir: Path, as_json: bool) -> None:
 
 @image.command("verify")
 @click.argument("source", metavar="FILE|URL")
-@certdir_option
+@certificates_option
 @click.option("--allow-sha1", is_flag=True, help="Accept a signature with SHA-1, as lists of long ago have.")
 @json_option
 @click.pass_context
-def image_verify(ctx: click.Context, source: str, certdir: Path, allow_sha1: bool, as_json: bool) -> None:
+def image_verify(ctx: click.Context, source: str, certificates: Path, allow_sha1: bool, as_json: bool) -> None:
     """Verify a signed list: container, signer and its CRLs, signature, fields, endorser, dates. Exit code 1:
     refused."""
-    trust = TrustStore(certdir, SystemClock())
+    trust = TrustStore(certificates, SystemClock())
     try:
         accepted = evaluate.evaluate(
-            _message(source, certdir), evaluate.Policy(allow_sha1=allow_sha1), trust, SystemClock().now()
+            _message(source, certificates), evaluate.Policy(allow_sha1=allow_sha1), trust, SystemClock().now()
         )
     except Invalid as error:
         verdict = {"ok": False, "code": error.code, "number": number_of(error.code), "reason": error.message}
@@ -159,7 +152,7 @@ def _description_options(command: Command) -> Command:
 @click.option("--vo", default="", help="Into the list of this virtual organisation.")
 @click.option("--to", metavar="URL", help="Over the network to this image service, with your certificate.")
 @node_option
-@certdir_option
+@certificates_option
 @json_option
 def image_publish(
     file: Path,
@@ -177,7 +170,7 @@ def image_publish(
     vo: str,
     to: str | None,
     node: Path | None,
-    certdir: Path,
+    certificates: Path,
     as_json: bool,
 ) -> None:
     """Put an image file into a signed list, or a new version of one: measured, inspected, signed, served.
@@ -199,7 +192,7 @@ def image_publish(
     )
     with Progress(f"publishing {file.name}", quiet=as_json) as progress:
         if to is not None:
-            published = _publish_over_wire(to, certdir, list_name, vo, image, file, progress)
+            published = _publish_over_wire(to, certificates, list_name, vo, image, file, progress)
         else:
             published = _publish_here(_required(node), list_name, vo, image, file)
     emit(published, as_json=as_json, human=lambda p: f"{p.title} {p.version} is in {p.list}: {p.identifier}")
@@ -278,22 +271,16 @@ def _required(node: Path | None) -> Path:
     return node
 
 
-def _http(certdir: Path, cert: Path | None = None, key: Path | None = None) -> Client:
-    clock = SystemClock()
-    tls = ClientTls(TrustStore(certdir, clock), clock, cert=cert, key=key, system_roots=True)
-    return Client(ssl_context=tls.current)
-
-
-def _message(source: str, certdir: Path) -> bytes:
+def _message(source: str, certificates: Path) -> bytes:
     if source.startswith(("https://", "http://")):
-        return client.fetch(_http(certdir), source)
+        return client.fetch(outbound(certificates), source)
     return read_bounded(Path(source), evaluate.MAX_MESSAGE_BYTES)
 
 
-def _trusted_list(url: str, certdir: Path) -> ImageList:
+def _trusted_list(url: str, certificates: Path) -> ImageList:
     clock = SystemClock()
-    message = _message(url, certdir)
-    return evaluate.evaluate(message, evaluate.Policy(), TrustStore(certdir, clock), clock.now()).imagelist
+    message = _message(url, certificates)
+    return evaluate.evaluate(message, evaluate.Policy(), TrustStore(certificates, clock), clock.now()).imagelist
 
 
 def _publish_here(node: Path, list_name: str, vo: str, image: Description, file: Path) -> PublishedImage:
@@ -305,10 +292,10 @@ def _publish_here(node: Path, list_name: str, vo: str, image: Description, file:
 
 
 def _publish_over_wire(
-    to: str, certdir: Path, list_name: str, vo: str, image: Description, file: Path, progress: Progress
+    to: str, certificates: Path, list_name: str, vo: str, image: Description, file: Path, progress: Progress
 ) -> PublishedImage:
     cert, key = _own_credential()
-    service = client.ImagesClient(_http(certdir, cert, key), to)
+    service = client.ImagesClient(outbound(certificates, cert, key), to)
     chosen = _choose(service.lists(), list_name, vo)
     size = max(1, file.stat().st_size)
     return service.publish(chosen.name, image, file, lambda done: progress.step(f"{done * 100 // size} %"))

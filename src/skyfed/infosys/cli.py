@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from skyfed.core.http import admin_client
-from skyfed.core.terminal import emit, json_option, table
+from skyfed.core.terminal import emit, json_option, node_option, table
 from skyfed.core.text import plural
 from skyfed.infosys.client import InfosysClient, addresses
 from skyfed.infosys.model import Offer, SiteSummary
@@ -17,13 +17,6 @@ server_option = click.option(
     required=True,
     metavar="HOST:PORT",
     help="Information server, several by comma: the first that answers is asked (default $LCG_GFAL_INFOSYS).",
-)
-node_option = click.option(
-    "--node",
-    type=click.Path(path_type=Path),
-    envvar="SKYFED_NODE",
-    required=True,
-    help="Directory of the node that runs the information server (default $SKYFED_NODE).",
 )
 
 

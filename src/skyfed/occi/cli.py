@@ -17,6 +17,7 @@ from skyfed.core.terminal import Progress, emit, json_option, table
 from skyfed.core.text import one_line
 from skyfed.occi.client import Machine, OcciClient, Order, ssh_address
 from skyfed.occi.model import MIXIN, Category
+from skyfed.pki.commands import certificates_option, outbound, proxy_path
 
 Command = Callable[..., Any]
 
@@ -32,13 +33,7 @@ def _endpoint_options(command: Command) -> Command:
     @click.option("--site", metavar="NAME", help="The site whose endpoint is in $SKYFED_OCCI_<NAME>.")
     @click.option("--endpoint", metavar="URL", help="OCCI endpoint (default: the only $SKYFED_OCCI_<NAME> there is).")
     @click.option("--proxy", "proxy", type=click.Path(path_type=Path), help="Credential (default $X509_USER_PROXY).")
-    @click.option(
-        "--certificates",
-        type=click.Path(path_type=Path),
-        envvar="X509_CERT_DIR",
-        default=Path("/etc/grid-security/certificates"),
-        help="Directory of trusted authorities (default $X509_CERT_DIR).",
-    )
+    @certificates_option
     @wraps(command)
     def wrapped(site: str | None, endpoint: str | None, proxy: Path | None, certificates: Path, **rest: Any) -> Any:
         return command(client=_client(_endpoint(site, endpoint), proxy or proxy_path(), certificates), **rest)
@@ -65,22 +60,10 @@ def _endpoint(site: str | None, endpoint: str | None) -> str:
     raise click.UsageError(f"say which site: --site NAME (set: {there}) or --endpoint URL")
 
 
-def proxy_path() -> Path:
-    """Where every grid client looks for the user's proxy."""
-    return Path(os.environ.get("X509_USER_PROXY") or f"/tmp/x509up_u{os.getuid()}")  # noqa: S108  # the fixed name
-
-
 def _client(endpoint: str, proxy: Path, certificates: Path) -> OcciClient:
-    from skyfed.core.clock import SystemClock
-    from skyfed.core.http import Client
-    from skyfed.pki.tls import ClientTls
-    from skyfed.pki.trust import TrustStore
-
     if not proxy.is_file():
         raise NotFound(f"there is no proxy at {proxy}; make one with `skyfed proxy init`", code="no_proxy")
-    clock = SystemClock()
-    tls = ClientTls(TrustStore(certificates, clock), clock, cert=proxy, system_roots=True)
-    return OcciClient(endpoint, Client(ssl_context=tls.current))
+    return OcciClient(endpoint, outbound(certificates, proxy))
 
 
 @click.group()

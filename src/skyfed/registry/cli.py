@@ -12,22 +12,16 @@ from typing import Any
 import click
 import msgspec
 
-from skyfed.core.http import Client, admin_client
+from skyfed.core.http import admin_client
 from skyfed.core.settings import read_toml
-from skyfed.core.terminal import emit, json_option, table
+from skyfed.core.terminal import emit, json_option, node_option, table
 from skyfed.core.text import one_line, plural
+from skyfed.pki.commands import certificates_option, outbound
 from skyfed.registry.client import RegistryClient
 from skyfed.registry.model import CertificationStatus, Infrastructure, Service, Site
 
 Command = Callable[..., Any]
 
-node_option = click.option(
-    "--node",
-    type=click.Path(path_type=Path),
-    envvar="SKYFED_NODE",
-    required=True,
-    help="Directory of the node that runs the registry (default $SKYFED_NODE).",
-)
 registry_option = click.option(
     "--registry",
     envvar="SKYFED_REGISTRY",
@@ -35,27 +29,14 @@ registry_option = click.option(
     metavar="URL",
     help="The registry's address (default $SKYFED_REGISTRY).",
 )
-trust_option = click.option(
-    "--certificates",
-    type=click.Path(path_type=Path),
-    envvar="X509_CERT_DIR",
-    default=Path("/etc/grid-security/certificates"),
-    help="Directory of trusted authorities (default $X509_CERT_DIR).",
-)
 
 
 def _wire(command: Command) -> Command:
-    return registry_option(trust_option(command))
+    return registry_option(certificates_option(command))
 
 
 def _client(registry: str, certificates: Path) -> RegistryClient:
-    from skyfed.core.clock import SystemClock
-    from skyfed.pki.tls import ClientTls
-    from skyfed.pki.trust import TrustStore
-
-    clock = SystemClock()
-    tls = ClientTls(TrustStore(certificates, clock), clock, system_roots=True)
-    return RegistryClient(Client(ssl_context=tls.current), registry)
+    return RegistryClient(outbound(certificates), registry)
 
 
 @click.group()

@@ -28,12 +28,6 @@ def path_option(name: str, text: str, *others: str) -> Callable[[F], F]:
     return option(name, *others, type=click.Path(path_type=Path), help=text)
 
 
-def proxy_path() -> Path:
-    """$X509_USER_PROXY, else /tmp/x509up_u<uid>: where every grid tool looks."""
-    named = os.environ.get("X509_USER_PROXY")
-    return Path(named) if named else Path("/tmp") / f"x509up_u{os.getuid()}"  # noqa: S108 - the place is the standard
-
-
 def trust_directory(given: Path | None) -> Path:
     """The option, $X509_CERT_DIR, or the system's directory."""
     return given or Path(os.environ.get("X509_CERT_DIR") or GRID_SECURITY / "certificates")

@@ -18,6 +18,7 @@ from skyfed.identity.ac_rules import ANY_HOST
 from skyfed.identity.fqan import Fqan
 from skyfed.identity.judge import Judge, JudgeSettings
 from skyfed.identity.vomsdir import Vomsdir
+from skyfed.pki.commands import proxy_path
 from skyfed.pki.files import MAX_BUNDLE_BYTES, Credential, parse_bundle, read_bounded, read_credential
 from skyfed.pki.trust import TrustStore
 from skyfed.voms.client import AaClient, contacts_for, errand, load_contacts, parse_voms_option, vomses_paths
@@ -131,7 +132,7 @@ def init(old: bool, **given: object) -> None:
     )
     if answers and not wishes.dont_verify_ac:
         _verify(made, wishes, trust, clock)
-    path = wishes.out or options.proxy_path()
+    path = wishes.out or proxy_path()
     try:
         proxies.write(made, path)
     except OSError as error:
@@ -230,7 +231,7 @@ def info(
     **fields: bool,
 ) -> None:
     """Show a proxy and whether a site that trusts what you trust would accept it."""
-    path = file or options.proxy_path()
+    path = file or proxy_path()
     clock = SystemClock()
     try:
         found = _report(path, certdir, vomsdir, clock)
@@ -308,7 +309,7 @@ class _Explanation(msgspec.Struct, frozen=True, kw_only=True):
 def explain(file: Path | None, certdir: Path | None, vomsdir: Path | None, at: str | None, as_json: bool) -> None:
     """Tell for every rule whether the credential in FILE keeps it. Exit code 1 when it would be refused."""
     clock = SystemClock()
-    path = file or options.proxy_path()
+    path = file or proxy_path()
     try:
         moment = from_iso(at) if at else clock.now()
     except ValueError as error:
@@ -342,7 +343,7 @@ def _explained(found: _Explanation) -> str:
 @option("quiet", is_flag=True, help="Say nothing.")
 def destroy(file: Path | None, dry: bool, quiet: bool) -> None:
     """Overwrite and remove a proxy."""
-    path = file or options.proxy_path()
+    path = file or proxy_path()
     if not path.is_file() or path.is_symlink():
         raise NotFound(f"there is no proxy at {path}", code="no_proxy")
     if not dry:

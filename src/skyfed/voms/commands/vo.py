@@ -11,20 +11,12 @@ import click
 from skyfed.core.errors import Invalid
 from skyfed.core.http import AdminClient, admin_client
 from skyfed.core.settings import read_toml
-from skyfed.core.terminal import emit, json_option, table
+from skyfed.core.terminal import emit, json_option, node_option, table
 from skyfed.core.text import plural
 from skyfed.pki import names
 from skyfed.pki.files import MAX_BUNDLE_BYTES, parse_bundle, read_bounded
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-node_option = click.option(
-    "--node",
-    type=click.Path(path_type=Path),
-    envvar="SKYFED_NODE",
-    required=True,
-    help="Directory of the node that runs the VO service (default $SKYFED_NODE).",
-)
 
 
 def person_options(command: F) -> F:
