@@ -130,6 +130,7 @@ HOSTILE = ["file:///etc/passwd", "ftp://h/x", "//h/x", "", "http://[::1", "http:
 def test_addresses_that_make_no_sense_are_refused_with_a_reason(tmp_path: Path, uri: str) -> None:
     with pytest.raises(SkyfedError):
         Downloads(tmp_path, Client(), deadline=5.0).fetch(Wanted(uri, 5, "0" * 128))
+    assert names(tmp_path) == set()
     with pytest.raises(SkyfedError):
         download.fetch_list(Client(), uri, "")
 

@@ -100,6 +100,10 @@ class Downloads:
             part.remove()
             message = f"{shown(image.uri)} sends more than the {image.size} bytes that the list says"
             raise TooLarge(message, code="image_size") from error
+        except SkyfedError:
+            if not part.done:
+                part.remove()  # no byte came: there is nothing to go on with
+            raise
         self._verify(image, part)
         part.path.replace(final)
         part.remove()
