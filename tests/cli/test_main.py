@@ -35,7 +35,7 @@ def test_every_command_says_what_it_does_and_every_option_what_it_is_for() -> No
     for path, command in _commands(skyfed):
         assert command.help, f"skyfed {' '.join(path)} has no help"
         for parameter in command.params:
-            if isinstance(parameter, click.Option) and parameter.name != "help":
+            if isinstance(parameter, click.Option) and parameter.name != "help" and not parameter.hidden:
                 assert parameter.help, f"skyfed {' '.join(path)} {parameter.opts[0]} has no help"
 
 
@@ -52,7 +52,7 @@ def test_a_refusal_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "skyfed.cli.main", "status", "--dir", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == f"skyfed: there is no node below {tmp_path}/nodes; ./up lays a federation out\n"
+    assert done.stderr == f"skyfed: there is no node below {tmp_path}/nodes; give --node DIR or --dir FEDERATION\n"
 
 
 def test_wrong_usage_is_exit_code_2() -> None:

@@ -1,9 +1,7 @@
 """`skyfed status | config | node | backup | restore`: what an administrator does with a node."""
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
@@ -11,7 +9,7 @@ from click.core import ParameterSource
 
 from skyfed.core import terminal
 from skyfed.core.settings import Explained, explain
-from skyfed.core.terminal import emit, json_option, table
+from skyfed.core.terminal import emit, json_option, node_option, table
 from skyfed.node.config import Node
 from skyfed.node.status import ServiceStatus, find_nodes, node_status
 
@@ -22,25 +20,14 @@ dir_option = click.option(
     envvar="SKYFED_DIR",
     help="Directory of a whole federation (default $SKYFED_DIR, else ./run).",
 )
-node_option = click.option(
+optional_node_option = click.option(
     "--node", "node", type=click.Path(path_type=Path), envvar="SKYFED_NODE", help="Directory of one node."
 )
 
 
-def _one(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--node",
-        "node",
-        type=click.Path(path_type=Path),
-        envvar="SKYFED_NODE",
-        required=True,
-        help="Directory of the node.",
-    )(command)
-
-
 @click.command()
 @dir_option
-@node_option
+@optional_node_option
 @json_option
 @click.pass_context
 def status(context: click.Context, directory: Path | None, node: Path | None, as_json: bool) -> None:
@@ -89,7 +76,7 @@ def config() -> None:
 
 
 @config.command("show")
-@_one
+@node_option
 @click.option("--service", help="Only this service.")
 @json_option
 def config_show(node: Path, service: str | None, as_json: bool) -> None:
@@ -145,7 +132,7 @@ def node() -> None:
 
 
 @node.command("run")
-@_one
+@node_option
 def node_run(node: Path) -> None:
     """Run the node in the foreground until Ctrl-C or SIGTERM; processes that fail are started again."""
     import asyncio
@@ -156,7 +143,7 @@ def node_run(node: Path) -> None:
 
 
 @click.command()
-@_one
+@node_option
 @click.argument("archive", type=click.Path(path_type=Path))
 @json_option
 def backup(node: Path, archive: Path, as_json: bool) -> None:
@@ -180,7 +167,7 @@ def backup(node: Path, archive: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path))
-@_one
+@node_option
 @json_option
 def restore(archive: Path, node: Path, as_json: bool) -> None:
     """Put ARCHIVE back into --node DIR. The node must not run. Nothing is changed unless all of it is good.

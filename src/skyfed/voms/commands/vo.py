@@ -108,7 +108,7 @@ def _shown(detail: dict[str, Any]) -> str:
 
 @vo.command()
 @click.argument("name")
-@click.option("--description", default="")
+@click.option("--description", default="", help="One line for people.")
 @click.option("--max-hours", type=click.IntRange(1, 168), default=24, show_default=True, help="Life of its attributes.")
 @node_option
 def create(name: str, description: str, max_hours: int, node: Path) -> None:
@@ -149,7 +149,7 @@ def group() -> None:
 @group.command("add")
 @click.argument("name", metavar="VO")
 @click.argument("path", metavar="/VO/GROUP")
-@click.option("--description", default="")
+@click.option("--description", default="", help="One line for people.")
 @node_option
 def add_group(name: str, path: str, description: str, node: Path) -> None:
     """Add a group below one that exists."""
@@ -205,7 +205,7 @@ def _members(members: list[dict[str, Any]]) -> str:
 @click.argument("name", metavar="VO")
 @person_options
 @click.option("--name", "person_name", default="", help="The person's name.")
-@click.option("--email", default="")
+@click.option("--email", default="", help="How to reach the person.")
 @click.option("--grant", multiple=True, metavar="FQAN", help="Group or role to give at once; repeatable.")
 @node_option
 def add_member(
@@ -259,7 +259,7 @@ member.add_command(_action("restore", "End a suspension.", "Restored {subject} i
 
 @vo.command()
 @click.argument("who")
-@click.option("--reason", default="")
+@click.option("--reason", default="", help="Why, for the audit and the person.")
 @node_option
 def ban(who: str, reason: str, node: Path) -> None:
     """Ban WHO from all VOs of this service: a DN or FQAN pattern, or 'issuer DN', 'fingerprint SHA256'."""
