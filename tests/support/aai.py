@@ -17,11 +17,12 @@ from skyfed.identity.vomsdir import Vomsdir
 from skyfed.pki.files import Credential
 from skyfed.pki.testca import write_lsc
 from skyfed.pki.trust import TrustStore
+from support.pki import NOW
 
 
 @dataclass(frozen=True)
 class Authority:
-    """The attribute authority of `vo` on `host`; `credential` signs."""
+    """The attribute authority of `vo` on `host`; `credential` signs. Its time is NOW, as of the clocks in tests."""
 
     vo: str
     host: str
@@ -33,15 +34,14 @@ class Authority:
 
     def content(self, holder: x509.Certificate, fqans: Sequence[str] = (), **changes: object) -> ac.Content:
         """What it would state about `holder`; `changes` replace fields."""
-        now = datetime.now(UTC).replace(microsecond=0)
         fields: dict[str, object] = {
             "holder_issuer": holder.issuer,
             "holder_serial": holder.serial_number,
             "authority": ac.PolicyAuthority(self.vo, self.host, 15000),
             "fqans": tuple(Fqan.parse(fqan) for fqan in fqans or (f"/{self.vo}",)),
             "serial": secrets.randbits(120),
-            "not_before": now,
-            "not_after": now + timedelta(hours=12),
+            "not_before": NOW,
+            "not_after": NOW + timedelta(hours=12),
         }
         return ac.Content(**(fields | changes))  # type: ignore[arg-type]
 
@@ -53,7 +53,7 @@ class Authority:
         """A proxy of `user` with one attribute certificate; an EC key, for speed. `limited=True` limits it."""
         limited = bool(changes.pop("limited", False))
         wanted = proxy.Proxy(key="ec", limited=limited, acs=(self.ac(user.certificate, fqans, **changes),))
-        return proxy.create(user, wanted, datetime.now(UTC).replace(microsecond=0))
+        return proxy.create(user, wanted, NOW)
 
 
 def make_judge(
