@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -45,17 +46,21 @@ class Nouns(click.Group):
         if name not in NOUNS:
             return None
         module, attribute = NOUNS[name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command.name = name
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; a library that it lacks, now or while it runs, is named with what would install it."""
         try:
-            command: click.Command = getattr(importlib.import_module(module), attribute)
+            return super().invoke(ctx)
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] == "skyfed":
                 raise
             raise click.ClickException(
-                f"'skyfed {name}' needs {error.name}, which the researcher's client does not install;"
+                f"this command needs {error.name}, which the researcher's client does not install;"
                 " install skyfed[site] or skyfed[operator]"
             ) from error
-        command.name = name
-        return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
