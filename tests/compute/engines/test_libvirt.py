@@ -1,6 +1,7 @@
 """The libvirt engine keeps the contract with real guests, through its host process, as a site runs it."""
 
 import asyncio
+import ctypes
 import hashlib
 import os
 import random
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from support.peers import need
 pytestmark = pytest.mark.peer
 
 START_SECONDS = 60.0
+PR_SET_CHILD_SUBREAPER = 36
 
 
 class HostProcess:
@@ -129,6 +131,17 @@ class LibvirtWorld(World):
 
     def ssh_keys(self) -> tuple[str, ...]:
         return (self.key.public,)
+
+
+@contextmanager
+def a_slow_undertaker() -> Iterator[None]:
+    """Inside, orphans fall to this process, which buries none of them by itself: as process 1 of many a container."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +300,26 @@ class TestLibvirtEngine(EngineConformance):
             await world.engine.delete(spec.id)
             assert world.host.guests() == set()
             assert await world.engine.list() == ()
+
+    @story
+    async def test_a_guest_that_is_off_is_shown_so_though_nobody_has_buried_its_process(self, world: World) -> None:
+        assert isinstance(world, LibvirtWorld)
+        vm = await world.made()
+        await world.ready(vm.id)
+        (pid,) = [pid for pid, id in processes.running(world.host.root) if id == vm.id]
+        with a_slow_undertaker():
+            await world.restart()
+            await world.engine.stop(vm.id, StopMethod.GRACEFUL, 60.0)
+            off = await world.reaches(vm.id, VmState.STOPPED)
+            await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            start = asyncio.create_task(world.engine.start(vm.id))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(start), 0.5)
+            os.waitpid(pid, 0)
+            await start
+            again = await world.reaches(vm.id, VmState.ACTIVE)
+        assert again.booted is not None
+        assert again.booted > off.since
 
     @story
     async def test_leftovers_on_disk_are_listed_as_building_and_can_be_deleted(self, world: World) -> None:

@@ -2,12 +2,15 @@
 
 import asyncio
 import logging
+import re
+import shutil
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 from skyfed.compute.engines.libvirt import processes
+from skyfed.compute.engines.libvirt.domain import is_uuid, name
 from skyfed.compute.engines.libvirt.domains import Domains
 from skyfed.compute.engines.libvirt.machines import OFF, RUNNING, Machines
 from skyfed.compute.engines.libvirt.observed import Observation
@@ -17,24 +20,54 @@ from skyfed.core.clock import from_epoch
 
 log = logging.getLogger(__name__)
 
+# The root element of libvirt's notes (`<domstatus state='running' reason='booted' pid='123'>`), near their beginning.
+_PID = re.compile(rb"<domstatus [^>]*\bpid='(\d+)'")
+_HEAD_BYTES = 4096
 
-async def adopt(records: Records, machines: Machines, domains: Domains, root: Path) -> dict[str, datetime]:
+
+def clear_ended(root: Path) -> None:
+    """Before libvirt opens: forget its notes of running machines whose process is not there.
+
+    Killed early in a start it leaves such a note without a process number, and libvirt 9 then holds that machine's lock
+    for ever when it tries to take it over.
+    """
+    for note in (root / "run" / "qemu").glob("vm-*.xml"):
+        id = note.stem.removeprefix("vm-")
+        found = _PID.search(note.read_bytes()[:_HEAD_BYTES])
+        if is_uuid(id) and not (found and processes.runs(int(found.group(1)), id)):
+            log.info("machine %s has no process any more", id)
+            note.unlink()
+            note.with_suffix(".pid").unlink(missing_ok=True)
+
+
+def forget_traces(root: Path, id: str) -> None:
+    """Removes what libvirt keeps, or left when it was killed, of a machine that is no more."""
+    (root / "log" / "qemu" / f"{name(id)}.log").unlink(missing_ok=True)
+    for note in (root / "run" / "qemu").glob(f"{name(id)}.*"):
+        note.unlink()
+    # libvirt cuts the name in these folders to 20 characters
+    for folder in (root / "lib" / "qemu").glob(f"domain-*-{name(id)[:20]}"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def adopt(records: Records, machines: Machines, domains: Domains, root: Path) -> frozenset[str]:
     """Takes in every machine with a record as it is now, and ends QEMUs that libvirt does not know.
 
-    Gives the machines whose guest is off already but whose QEMU still waits to be ended, and since when.
+    Gives the machines whose guest is off already but whose QEMU still waits to be ended.
     """
+    loaded = {id: await asyncio.to_thread(records.load, id) for id in await asyncio.to_thread(records.ids)}
     states = await domains.states()
-    guests_off = {}
-    for id in await asyncio.to_thread(records.ids):
-        record = await asyncio.to_thread(records.load, id)
-        if record is None:
+    ending = set()
+    for id, saved in loaded.items():
+        if saved is None:
             continue
-        record = _as_it_is(record, states.get(id), records.folder(id))
+        seen = states.get(id)
+        record = _as_it_is(saved, seen, records.folder(id))
         machines.adopt(record)
-        if record.state is VmState.STOPPING:
-            guests_off[id] = record.since
+        if record.state in OFF and seen is not None and seen.state is VmState.STOPPING:
+            ending.add(id)
     await asyncio.to_thread(_end_orphans, root, states)
-    return guests_off
+    return frozenset(ending)
 
 
 async def traces(records: Records, domains: Domains) -> list[tuple[str, datetime]]:
@@ -45,12 +78,13 @@ async def traces(records: Records, domains: Domains) -> list[tuple[str, datetime
 
 def _as_it_is(record: Record, seen: Observation | None, folder: Path) -> Record:
     state = seen.state if seen is not None else VmState.STOPPED
+    if state is VmState.STOPPING:  # the guest is off, and its process waits for libvirt
+        if record.state is VmState.RESTARTING:
+            return record  # which lets it boot again
+        state = VmState.STOPPED
     if state in RUNNING:
         # What it was told when we died is told again by the service above, which knows what is wanted.
-        if state is VmState.STOPPING:
-            since = _ended(record, folder)
-        else:
-            since = record.since if record.state is state else _started(record, folder)
+        since = record.since if record.state is state else _started(record, folder)
         starting = record.booted is None or record.state in OFF or record.state is VmState.BUILDING
         booted = since if starting else record.booted
         return msgspec.structs.replace(record, whole=True, state=state, since=since, booted=booted, fault=None)

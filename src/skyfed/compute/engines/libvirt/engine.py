@@ -12,6 +12,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import libvirt
@@ -30,7 +31,7 @@ from skyfed.compute.contract import (
 from skyfed.compute.engines.broadcast import Broadcast
 from skyfed.compute.engines.libvirt import console, ports, qemu_img
 from skyfed.compute.engines.libvirt.acceleration import Verdict, judge
-from skyfed.compute.engines.libvirt.adoption import adopt, traces
+from skyfed.compute.engines.libvirt.adoption import adopt, clear_ended, forget_traces, traces
 from skyfed.compute.engines.libvirt.connection import Connection, embedded_uri, run_event_loop
 from skyfed.compute.engines.libvirt.domain import Domain, document, is_uuid
 from skyfed.compute.engines.libvirt.domains import Domains
@@ -55,6 +56,8 @@ _GIB = 1 << 30
 _KEEPING_SECONDS = 1.0
 # libvirt's own wait before it gives a process up is 15 s with SIGTERM, then 15 s with SIGKILL.
 _OFF_SECONDS = 35.0
+# Between libvirt's answer and its event of the same thing.
+_WORD_SECONDS = 1.0
 _REOPEN_SECONDS = 5.0
 _PORT_ATTEMPTS = 3
 
@@ -87,7 +90,8 @@ class LibvirtEngine:
         self._retry_at = 0.0
         self._keeper: asyncio.Task[None] | None = None
         self._following: dict[str, asyncio.Task[None]] = {}
-        self._guest_off: dict[str, datetime] = {}
+        # Guests that are off, whose hypervisor process has not ended yet: set once it has.
+        self._ending: dict[str, asyncio.Event] = {}
         self._closed = False
 
     # --- the contract ------------------------------------------------------------------------------------------
@@ -256,7 +260,7 @@ class LibvirtEngine:
         try:
             await asyncio.to_thread(self._lay_out)
             run_event_loop()
-            uri = self._settings.uri or await asyncio.to_thread(embedded_uri, self._root)
+            uri = self._settings.uri or await asyncio.to_thread(self._embedded)
             connection = await asyncio.to_thread(Connection, uri)
             opened = await self._opened(connection)
         except SkyfedError as refused:
@@ -276,14 +280,27 @@ class LibvirtEngine:
         self._records.open()
         self._images.open()
 
+    def _embedded(self) -> str:
+        clear_ended(self._root)
+        return embedded_uri(self._root)
+
     async def _opened(self, connection: Connection) -> _Open:
         loop = asyncio.get_running_loop()
 
+        looked = False
+        early: list[Callable[[], None]] = []
+
+        def hear(word: Callable[[], None]) -> None:
+            if looked:
+                word()
+            else:
+                early.append(word)
+
         def lifecycle(id: str, event: int, detail: int) -> None:
-            loop.call_soon_threadsafe(self._on_lifecycle, id, event, detail, self._clock.now())
+            loop.call_soon_threadsafe(hear, partial(self._on_lifecycle, id, event, detail, self._clock.now()))
 
         def rebooted(id: str) -> None:
-            loop.call_soon_threadsafe(self._on_reboot, id, self._clock.now())
+            loop.call_soon_threadsafe(hear, partial(self._on_reboot, id, self._clock.now()))
 
         def lost() -> None:
             loop.call_soon_threadsafe(self._on_lost)
@@ -295,9 +312,16 @@ class LibvirtEngine:
             cache = self._root / "acceleration.json"
             verdict = await judge(self._settings.acceleration, self._settings.probe_image, emulator, version, cache)
             log.info("%s on %s: %s", version, verdict.acceleration, verdict.reason)
-            # Events first, so that nothing that happens while we look is missed; they wait for the loop.
+            for id in tuple(self._ending):
+                self._ended(id)  # while there was no connection nobody could have told
+            # Events first, so that nothing that happens while we look is missed; they wait until we have looked, which
+            # dates better what happened before.
             connection.watch(lifecycle, rebooted, lost)
-            self._guest_off.update(await adopt(self._records, self._machines, domains, self._root))
+            for id in await adopt(self._records, self._machines, domains, self._root):
+                self._await_end(id)
+            looked = True
+            for word in early:
+                word()
         except BaseException:
             await asyncio.to_thread(connection.close)
             raise
@@ -324,26 +348,50 @@ class LibvirtEngine:
         if record is None or record.state is VmState.DELETING:
             return
         if event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN:
-            # The guest is off; QEMU waits to be ended by libvirt, so its counters can still be read, and are final.
-            self._sampler.take(id)
-            self._guest_off[id] = at
+            self._on_guest_off(id, record.state, at)
             return
         observation = from_event(event, detail)
         if observation is None:
             return
+        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and self._ended(id):
+            self._sampler.forget(id)
+            return
         if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
             self._sampler.forget(id)
             self._sampler.take(id)
-        if observation.state is VmState.ACTIVE and record.state in (VmState.STOPPING, VmState.RESTARTING):
-            return
+        if observation.state is VmState.ACTIVE:
+            self._ended(id)
+            if record.state in (VmState.STOPPING, VmState.RESTARTING):
+                return
         state, fault = observation.state, observation.fault
         if state is VmState.ERROR and record.state is VmState.STOPPING:
             state, fault = VmState.STOPPED, None  # it was told to end, and ended
-        if state in OFF:
-            at = self._guest_off.pop(id, at)
         self._machines.enter(id, state, at, fault)
         if state in OFF:
             self._sampler.forget(id)
+
+    def _on_guest_off(self, id: str, state: VmState, at: datetime) -> None:
+        """The guest is off; QEMU waits to be ended by libvirt, so its counters can still be read, and are final.
+
+        The machine is stopped from now on, though its process may take seconds more: process 1 of a container buries
+        late what an engine host that was killed has left to it. Who needs the process gone waits for that (`_over`).
+        """
+        self._sampler.take(id)
+        if state is not VmState.RESTARTING:  # else libvirt lets the same process boot again
+            self._machines.enter(id, VmState.STOPPED, at)
+            self._await_end(id)
+
+    def _await_end(self, id: str) -> None:
+        if id not in self._ending:
+            self._ending[id] = asyncio.Event()
+            self._follow(id, self._see_ended(id, self._ending[id]))
+
+    def _ended(self, id: str) -> bool:
+        """Notes the end of the process of a guest that is off; False: there is none such."""
+        ending = self._ending.pop(id, None)
+        if ending is not None:
+            ending.set()
+        return ending is not None
 
     def _on_reboot(self, id: str, at: datetime) -> None:
         record = self._machines.find(id)
@@ -418,6 +466,7 @@ class LibvirtEngine:
     async def _boot(self, record: Record, opened: _Open) -> None:
         """Starts a machine that is off. A refusal leaves it in error, with the reason."""
         self._check_memory(record.memory_mib)
+        await self._over(record.id, opened)
         self._machines.enter(record.id, VmState.BUILDING, self._clock.now())
         try:
             await self._run(record, opened)
@@ -472,13 +521,26 @@ class LibvirtEngine:
             await self._look(id, opened)
             raise
         # The state follows libvirt's event; where the domain was off already there is none.
-        if not await self._machines.reached(id, OFF, 1.0):
+        if not await self._machines.reached(id, OFF, _WORD_SECONDS):
             self._machines.enter(id, VmState.STOPPED, self._clock.now())
+
+    async def _over(self, id: str, opened: _Open) -> None:
+        """Returns when the process of a guest that is off has ended, and libvirt's word of it has come."""
+        ending = self._ending.get(id)
+        if ending is None:
+            return
+        await opened.domains.destroy(id)
+        try:
+            async with asyncio.timeout(_WORD_SECONDS):
+                await ending.wait()
+        except TimeoutError:
+            self._ended(id)  # it came before we listened
 
     async def _look(self, id: str, opened: _Open) -> None:
         """After a refusal: the state is what libvirt says, not what was about to be."""
         seen = await opened.domains.state(id)
-        self._machines.enter(id, seen.state, self._clock.now(), seen.fault)
+        if id not in self._ending:
+            self._machines.enter(id, seen.state, self._clock.now(), seen.fault)
 
     async def _see_off(self, id: str, grace: float, opened: _Open) -> None:
         """Presses the power button again now and then (a booting guest overlooks it), and forces at the end."""
@@ -489,6 +551,17 @@ class LibvirtEngine:
             if record is not None and record.state is VmState.STOPPING:
                 self._following.pop(id, None)  # this very task, which `_power_off` would cancel
                 await self._power_off(id, opened)
+
+    async def _see_ended(self, id: str, ending: asyncio.Event) -> None:
+        """libvirt asks the process of a guest that is off to end; one that does not listen is ended by force."""
+        try:
+            async with asyncio.timeout(_OFF_SECONDS):
+                await ending.wait()
+        except TimeoutError:
+            opened = await self._usable()
+            async with self._ordering.only(id):
+                if self._ending.get(id) is ending:
+                    await opened.domains.destroy(id)
 
     async def _see_rebooted(self, id: str, opened: _Open) -> None:
         if await self._insist(id, frozenset({VmState.ACTIVE}) | OFF, STOP_GRACE, opened.domains.reboot):
@@ -521,9 +594,8 @@ class LibvirtEngine:
         domain = await opened.domains.remove(id, self._root)
         record = await self._machines.erase(id)
         self._sampler.forget(id)
-        self._guest_off.pop(id, None)
-        log_file = self._root / "log" / "qemu" / f"vm-{id}.log"
-        await asyncio.to_thread(log_file.unlink, missing_ok=True)
+        self._ended(id)
+        await asyncio.to_thread(forget_traces, self._root, id)
         return domain or record
 
     async def _unmake(self, id: str, opened: _Open) -> None:
