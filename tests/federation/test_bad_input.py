@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from skyfed.core.clock import SystemClock
 from skyfed.federation.nodes import DEMO_VO
@@ -24,7 +28,7 @@ from skyfed.voms.cli import proxy as proxy_command
 from skyfed.web.guard import Limits
 from support.aai import Authority
 from support.doors import CLAIMS, Door, doors
-from support.live import Live, ask_on, code_of
+from support.live import Live, ask_on, code_of, until
 from support.peers import need
 from support.web import read_answer, read_end
 
@@ -34,13 +38,11 @@ KIND = 'Category: compute; scheme="http://schemas.ogf.org/occi/infrastructure#";
 JSON = {"Accept": "application/json"}
 TEXT = {**JSON, "Content-Type": "text/plain"}
 LIMITS = Limits()
-# Trust is looked at once a second.
-PATIENCE = 8.0
 
 
 @pytest.fixture(scope="module")
 def live(places: Places, tmp_path_factory: pytest.TempPathFactory) -> Live:
-    return Live(places, tmp_path_factory.mktemp("live"))
+    return Live(places, tmp_path_factory.mktemp("live")).settled()
 
 
 @pytest.fixture(autouse=True)
@@ -207,6 +209,19 @@ def test_an_unknown_authority_ends_in_the_handshake_everywhere_and_explain_says_
     assert explained(live, live.file(stranger)) == {"bad_signature"}
 
 
+def test_a_legacy_proxy_ends_in_the_handshake_and_explain_says_why(live: Live) -> None:
+    """GT2 proxies have no extension that says so: to TLS this is a person's certificate that signs another's."""
+    alice = live.user("alice")
+    key = ec.generate_private_key(ec.SECP256R1())
+    below = x509.RelativeDistinguishedName([x509.NameAttribute(NameOID.COMMON_NAME, "proxy")])
+    builder = x509.CertificateBuilder().issuer_name(alice.certificate.subject).public_key(key.public_key())
+    builder = builder.subject_name(x509.Name([*alice.certificate.subject.rdns, below])).serial_number(7)
+    builder = builder.not_valid_before(now()).not_valid_after(now() + timedelta(hours=1))
+    legacy = Credential(builder.sign(alice.key, hashes.SHA256()), key, (alice.certificate,))
+    assert not gets_an_answer(live, "alpha", "occi", legacy)
+    assert "legacy_proxy" in explained(live, live.file(legacy))
+
+
 def explained(live: Live, path: Path) -> set[str]:
     """The codes of the rules that a credential breaks."""
     trust = {"X509_CERT_DIR": str(live.places.certificates), "X509_VOMS_DIR": str(live.places.vomsdir)}
@@ -250,13 +265,6 @@ def test_a_removed_authority_is_believed_no_more_though_nothing_was_restarted(li
         for path in set(live.places.certificates.iterdir()) - kept:
             path.unlink()
     assert [(state.pid, state.restarts) for state in read_states(Node.load(live.places.node("alpha")))] == before
-
-
-def until(holds: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])

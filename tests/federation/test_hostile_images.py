@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -31,26 +30,16 @@ from skyfed.pki import names, smime
 from skyfed.pki.files import Credential, read_credential
 from skyfed.pki.testca import ThrowawayCA, write_host
 from skyfed.pki.tls import server_context
-from support.live import Live
+from support.live import Live, until
 from support.peers import need
 from support.web import serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.peer]
 
-PATIENCE = 30.0
-
 
 @pytest.fixture(scope="module")
 def live(places: Places, tmp_path_factory: pytest.TempPathFactory) -> Live:
     return Live(places, tmp_path_factory.mktemp("live"))
-
-
-def until(holds: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-    return found
 
 
 def qemu_img(*words: str) -> None:
@@ -96,11 +85,11 @@ def test_a_hostile_image_is_not_published(live: Live, tmp_path: Path, name: str)
     make, code, words = HOSTILE[name]
     image = tmp_path / "image"
     make(image)
-    before = live.stock()
+    before = live.published()
     with pytest.raises(Invalid) as refused:
         publish(live, image, title="Hostile")
     assert (refused.value.code, words in refused.value.message) == (code, True), refused.value
-    assert live.stock() == before
+    assert live.published() == before
 
 
 def publish(live: Live, image: Path, *, title: str, description: str = "") -> Any:
@@ -167,17 +156,16 @@ class Gamma:
     def look(self, message: bytes) -> dict[str, Any]:
         """Serve `message`, have the site look at it, and return how its list stands then."""
         self.host.answers["/list"] = message
-        before = self.subscription()["checked"]
         admin = admin_client(self.directory, "images")
 
-        def looked() -> bool:
-            checked = self.subscription()["checked"]
-            at_rest = {task["name"]: task["state"] for task in admin.json("GET", "/tasks")}[TASK] == "waiting"
-            if checked == before and at_rest:
-                admin.json("POST", "/subscriptions/refresh", {})
-            return bool(checked != before and at_rest)
+        def at_rest() -> bool:
+            tasks = {task["name"]: task["state"] for task in admin.json("GET", "/tasks")}
+            return bool(tasks[TASK] == "waiting")
 
-        until(looked, "the site does not look at its list")
+        until(at_rest, "the site does not come to rest")
+        self.host.asked.clear()
+        admin.json("POST", "/subscriptions/refresh", {})
+        until(lambda: "/list" in self.host.asked and at_rest(), "the site does not look at its list")
         return self.subscription()
 
     def offered(self) -> list[str]:

@@ -4,7 +4,8 @@ import itertools
 import json
 import socket
 import ssl
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,24 +83,48 @@ class Live:
         """The administration API of a service."""
         return admin_client(self.places.node(node), service).json(method, path, body)
 
+    def published(self) -> dict[str, Any]:
+        """The federation's image lists, and the files of its image service."""
+        folder = self.places.node("federation") / "data" / "images" / "files"
+        return {
+            "lists": self.admin("federation", "images", "GET", "/lists"),
+            "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),
+        }
+
     def stock(self) -> dict[str, Any]:
         """Everything that bad input could leave behind: machines, guests, images, files, messages."""
         files = (
             str(path.relative_to(self.places.directory))
-            for node in ("federation", *SITES)
-            for room in ("images", "engine/machines", "engine/images")
-            for path in (self.places.node(node) / "data" / room).rglob("*")
-            if path.is_file() and not path.name.startswith("images.db")
+            for site in SITES
+            for room in ("images/downloads", "engine/machines", "engine/images")
+            for path in (self.places.node(site) / "data" / room).rglob("*")
         )
         return {
+            "published": self.published(),
             "guests": sorted(guest_pids(self.places)),
             "files": sorted(files),
-            "lists": self.admin("federation", "images", "GET", "/lists"),
             "machines": {site: self.admin(site, "compute", "GET", "/vms") for site in SITES},
             "unknown guests": {site: self.admin(site, "compute", "GET", "/engine")["unknown_guests"] for site in SITES},
             "images": {site: self.admin(site, "compute", "GET", "/images") for site in SITES},
             "messages": {site: self.admin(site, "accounting", "GET", "/status")["sender"]["dead"] for site in SITES},
         }
+
+    def settled(self) -> "Live":
+        """Return when every site offers images and has nothing in work: `up` does not wait for all of that."""
+        until(
+            lambda: all(self.admin(site, "compute", "GET", "/images") for site in SITES), "the sites have no images", 60
+        )
+        until(lambda: self.stock() == (time.sleep(0.5), self.stock())[1], "the sites do not come to rest", 60)
+        return self
+
+
+def until(holds: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+    """What `holds` gives as soon as it is true; fails with `what` when it takes too long. For what tells nobody."""
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+    return found
 
 
 def ask_on(
