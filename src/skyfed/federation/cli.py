@@ -1,5 +1,6 @@
 """`skyfed up | down | tour | env | doctor`: a whole federation on one machine."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,7 @@ def _welcome(places: Places) -> str:
             table(rows, ("SERVICE", "ADDRESS")),
             "",
             bold("Try"),
+            *_on_path(),
             f'  eval "$(skyfed env --as alice --dir {places.directory})"',
             "  skyfed proxy init --voms demo.skyfed && skyfed proxy info",
             '  skyfed find image "Skyfed demo guest" --vo demo.skyfed',
@@ -144,6 +146,11 @@ def _welcome(places: Places) -> str:
             "  skyfed status",
         ]
     )
+
+
+def _on_path() -> list[str]:
+    """How a shell finds `skyfed`, where it does not yet: ./up keeps it in an environment of its own."""
+    return [] if shutil.which("skyfed") else [f"  source {Path(sys.executable).with_name('activate')}"]
 
 
 @click.command()
