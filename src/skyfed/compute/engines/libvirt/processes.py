@@ -28,9 +28,14 @@ def find(pid_file: Path, id: str) -> Hypervisor | None:
     except (OSError, ValueError):
         return None
     started = _started(pid)
-    if started is None or _uuid(_arguments(pid)) != id:
+    if started is None or not runs(pid, id):
         return None
     return Hypervisor(pid, f"{boot_id()[:8]}-{pid}-{started}")
+
+
+def runs(pid: int, id: str) -> bool:
+    """Whether process `pid` is the QEMU of machine `id`."""
+    return _uuid(_arguments(pid)) == id
 
 
 def cpu_seconds(pid: int) -> float | None:
