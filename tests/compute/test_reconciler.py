@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from skyfed.compute.contract import VmSpec
+from skyfed.compute.engines.simulated import SimulatedEngine
 from skyfed.compute.model import Action, Context, DesiredState, Vm, VmState
 from skyfed.compute.usage import fold
 from skyfed.core.errors import Conflict, Invalid, NotFound, TimedOut, Unavailable
 from support.compute_site import (
+    START,
     HandClock,
     Latency,
     Run,
@@ -264,6 +266,34 @@ def test_an_engine_that_restarts_in_the_middle_of_everything_loses_nothing(run: 
         await site.when(lambda: deaf.state is VmState.STOPPING, "the button pressed again")
         clock.advance(100)
         await site.until(stopping.id, VmState.STOPPED)
+
+    run(story)
+
+
+def test_an_engine_that_cannot_be_asked_for_a_while_changes_no_usage(run: Run, clock: HandClock) -> None:
+    async def story(site: Site) -> None:
+        image = await site.image()
+        asked, halted = await site.running(image), await site.running(image)
+        clock.advance(10)
+        for call in ("list", "stats", "get", "stop"):
+            site.engine.fail(call, Unavailable("the engine host is down", code="engine_down"), times=1000)
+        with pytest.raises(Unavailable):
+            await site.reconcile()
+        with pytest.raises(Unavailable):
+            await site.service._reconciler.sample()
+        clock.advance(20)
+        SimulatedEngine(site.host, clock=clock).halt(halted.id)  # another engine over the same host: nobody hears of it
+        await site.service.act(asked.id, Action.STOP, owner(), method="poweroff")
+        clock.advance(10)
+        site.engine._failures.clear()
+        site.engine._events.resync()
+        ended = {vm.id: await site.until(vm.id, VmState.STOPPED) for vm in (asked, halted)}
+        walls = {vm.id: fold(await site.service.usage_events(vm_id=vm.id)).wall_seconds for vm in (asked, halted)}
+        assert walls == {asked.id: 40, halted.id: 30}
+        assert [ended[vm.id].changed - START for vm in (asked, halted)] == [
+            timedelta(seconds=40),
+            timedelta(seconds=30),
+        ]
 
     run(story)
 
