@@ -17,6 +17,7 @@ from skyfed.infosys.client import InfosysClient
 from skyfed.infosys.directory import Directory
 from skyfed.infosys.model import Entry
 from skyfed.infosys.names import GLUE, GRID, Dn
+from skyfed.infosys.slapd_config import SlapdConfig, render
 from support.peers import need
 from support.vectors import vectors
 
@@ -306,6 +307,25 @@ def test_a_researcher_finds_who_offers_an_image_to_the_vo(tmp_path: Path) -> Non
             ]
 
     asyncio.run(check())
+
+
+def test_what_clients_search_by_is_indexed_and_the_database_may_grow(tmp_path: Path) -> None:
+    """lmdb's own size is 10 MiB, and without an index every question reads the whole tree."""
+    need("slapd")
+    config = SlapdConfig(directory=tmp_path, socket=tmp_path / "s", host="127.0.0.1", port=2170)
+    lines = render(config, tmp_path / "db").splitlines()
+    indexed = {line.split()[1] for line in lines if line.startswith("index ")}
+    assert indexed >= {
+        "objectClass",
+        "GLUE2EndpointInterfaceName",
+        "GLUE2ApplicationEnvironmentAppName",
+        "GLUE2ApplicationEnvironmentRepository",
+        "GLUE2EntityName",
+        "GLUE2PolicyRule",
+        "GLUE2ServiceType",
+        "GLUE2EndpointURL",
+    }
+    assert f"maxsize {1 << 30}" in lines
 
 
 def test_the_recorded_top_level_tree_is_taken_and_found(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from skyfed.core.clock import FixedClock
 from skyfed.core.errors import Invalid
 from skyfed.pki.testca import write_host
-from skyfed.pki.tls import ClientTls, ServerTls, client_context
+from skyfed.pki.tls import NO_CHECK_TIME, ClientTls, ServerTls, client_context
 from skyfed.pki.trust import TrustStore
 from support.pki import NOW, Pki, copy_pki
 
@@ -60,6 +60,15 @@ def server(pki: Pki) -> ServerTls:
 
 def user_context(pki: Pki, name: str) -> ssl.SSLContext:
     return client_context(pki.trust().anchors.pem(), pki.usercert(name), pki.userkey(name))
+
+
+def test_a_servers_flags_are_set_outright(server: ServerTls) -> None:
+    """Whatever a Python release turns on by default: strictness refuses real proxies, CRLs and dates are the judge's."""
+    context = server.current()
+    assert context.verify_mode is ssl.CERT_OPTIONAL
+    assert context.verify_flags == ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_ALLOW_PROXY_CERTS | NO_CHECK_TIME
+    assert context.options & ssl.OP_NO_TICKET
+    assert context.num_tickets == 0
 
 
 @pytest.mark.parametrize("name", ["alice", "expired", "revoked"])
