@@ -1,6 +1,6 @@
 """`./bench boot`: from asking for a machine to SSH answering, against the bare QEMU command line to the same guest.
 
-`compare` takes any way to ask for a machine: here the engine contract through the engine host; OCCI plugs in the same way.
+`compare` takes any way to ask for a machine: the engine contract through the engine host, and OCCI at a running site.
 """
 
 import asyncio
@@ -25,8 +25,15 @@ from skyfed.compute.engines.remote import RemoteEngine
 from skyfed.compute.guest.build import MEMORY_MIB, build
 from skyfed.compute.guest.cli import default_cache
 from skyfed.compute.model import Context, DiskFormat
+from skyfed.core.clock import SystemClock
+from skyfed.federation.nodes import DEMO_VO, FLAVOURS
+from skyfed.federation.seed import GUEST_TITLE
+from skyfed.federation.tour import RESEARCHER, Traveller
+from skyfed.federation.up import bring_up, take_down
+from skyfed.occi.client import OcciClient, Order
 
 ROUNDS = 10
+FLAVOUR = "tiny"
 PATIENCE = 120.0
 # A connection that was made before the guest had an address may hang in QEMU's user network: ask again instead.
 TRY_SECONDS = 0.25
@@ -73,7 +80,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-def bare_qemu(base: Path, folder: Path) -> Begin:
+def bare_qemu(base: Path, folder: Path, memory_mib: int = MEMORY_MIB) -> Begin:
     """QEMU as a person would call it, with the devices that the libvirt engine's domain document gives."""
     context = folder / "context.iso"
     context.write_bytes(context_disk(str(uuid.uuid4()), Context(hostname="bare")))
@@ -87,7 +94,7 @@ def bare_qemu(base: Path, folder: Path) -> Begin:
             "-machine": ["pc,usb=off"],
             "-accel": ["tcg,tb-size=64"],
             "-cpu": ["max"],
-            "-m": [str(MEMORY_MIB)],
+            "-m": [str(memory_mib)],
             "-display": ["none"],
             "-serial": [f"file:{folder}/serial.log"],
             "-drive": [
@@ -166,10 +173,34 @@ def guest_base(folder: Path) -> Path:
     return base
 
 
+def occi_boot(base: Path, folder: Path) -> None:
+    """The whole way: a researcher's OCCI create at a running site, with a proxy, then SSH."""
+    progress("starting a federation")
+    clock = SystemClock()
+    places = bring_up(folder / "run", clock, detach=False)
+    try:
+        alice = Traveller(places, RESEARCHER, DEMO_VO, clock)
+        progress(alice.make_proxy())
+        client = OcciClient(places.url("alpha", "occi"), alice.http)
+        order = Order(image=GUEST_TITLE, flavour=FLAVOUR)
+
+        def begin() -> Machine:
+            location = client.create(order)
+            while not (machine := client.get(location)).ssh_port:
+                time.sleep(PAUSE)
+            return Machine(machine.ssh_port, lambda: client.delete(location))
+
+        compare("occi_boot", begin, bare_qemu(base, folder, FLAVOURS["alpha"][FLAVOUR]["memory_mib"]))
+    finally:
+        take_down(places)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="skyfed-boot-") as name:
         folder = Path(name)
-        engine_boot(guest_base(folder), folder)
+        base = guest_base(folder)
+        engine_boot(base, folder)
+        occi_boot(base, folder)
 
 
 if __name__ == "__main__":
