@@ -11,6 +11,7 @@ from urllib.parse import quote
 import click
 import msgspec
 
+from skyfed.compute.guest.cli import build_guest
 from skyfed.core.clock import SystemClock, iso
 from skyfed.core.errors import Invalid, NotFound
 from skyfed.core.http import admin_client
@@ -352,3 +353,6 @@ def _subscription_text(found: Subscription) -> str:
         why = f": {each.code} ({each.number}): {one_line(each.reason, 160)}" if each.code else ""
         lines.append(f"  {each.state:12} {each.title} {each.version}  {each.identifier}{why}")
     return "\n".join(lines)
+
+
+image.add_command(build_guest)
