@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from skyfed.core.errors import Forbidden, SkyfedError, Unauthenticated
+from skyfed.core.errors import Forbidden, SkyfedError, Unauthenticated, Unavailable
 from skyfed.identity import proxy
 from skyfed.occi import cli
 from skyfed.occi.client import Machine
@@ -84,6 +84,7 @@ REFUSALS: dict[str, tuple[Callable[[Door], Credential], type[SkyfedError], str]]
         Forbidden,
         "VO other.vo is not accepted here; accepted: demo.skyfed",
     ),
+    "an unknown CA": (lambda d: d.authority.proxy(d.pki.stranger), Unavailable, "see 'skyfed proxy explain'"),
     "an unknown authority": (
         lambda d: Authority("demo.skyfed", "evil.example.org", d.pki.ca.host("evil.example.org")).proxy(d.pki.alice),
         Forbidden,

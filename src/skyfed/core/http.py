@@ -4,6 +4,7 @@ Synchronous on purpose: commands call it directly and services call it in thread
 whoever builds it decides what is trusted and which credential is presented.
 """
 
+import http.client
 import ipaddress
 import socket
 import ssl
@@ -409,9 +410,22 @@ def _translated(url: str, watch: _Watch) -> Iterator[None]:
         if watch.fired or isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError):
             raise TimedOut(late) from error
         refused = _root(error)
-        raise Unavailable(f"cannot talk to {where}: {one_line(str(refused))}", code="unreachable") from error
+        hint = _UNTRUSTED if url.startswith("https:") and _ended_by_peer(refused) else ""
+        raise Unavailable(f"cannot talk to {where}: {one_line(str(refused))}{hint}", code="unreachable") from error
     except UnicodeError as error:  # a host name that IDNA cannot encode
         raise Invalid(f"{shown(url)} has no usable host name", code="bad_url") from error
+
+
+# A server whose TLS does not trust the authority of a client's certificate cannot give an HTTP answer (and the alert that says
+# so is often lost with the connection), so this is said here.
+_UNTRUSTED = "; if it happens again, the server may not trust your certificate's authority: see 'skyfed proxy explain'"
+
+
+def _ended_by_peer(error: BaseException) -> bool:
+    """Whether the peer ended a TLS connection before it answered. In TLS 1.3 that is how a client learns of a refusal."""
+    if isinstance(error, ssl.SSLError):
+        return "ALERT" in (error.reason or "")
+    return isinstance(error, http.client.RemoteDisconnected | ConnectionResetError)
 
 
 def _root(error: BaseException) -> BaseException:
