@@ -35,6 +35,15 @@ def count(db: Database, area: ToyArea) -> int:
     return db.read(lambda conn: conn.execute(select(func.count()).select_from(area.notes)).scalar_one())
 
 
+def test_a_commit_waits_for_the_disk(db: Database) -> None:
+    """kill -9 cannot show this, a power cut would."""
+
+    def pragma(name: str) -> object:
+        return db.write(lambda conn: conn.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+
+    assert (pragma("journal_mode"), pragma("synchronous")) == ("wal", 2)
+
+
 def test_what_is_written_is_read(db: Database, area: ToyArea) -> None:
     db.write(lambda conn: conn.execute(area.notes.insert().values(text="a")))
     assert db.read(lambda conn: conn.execute(select(area.notes.c.text)).scalars().all()) == ["a"]
