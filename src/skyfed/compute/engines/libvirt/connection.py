@@ -129,6 +129,13 @@ def embedded_uri(root: Path) -> str:
     return f"qemu:///embed?root={quote(str(short_path(root)))}"
 
 
+def forget_short_path(root: Path) -> None:
+    """Removes the link that `short_path` made, if it did; for when nothing runs under `root` any more."""
+    link = _link(root)
+    if link.is_symlink() and link.readlink() == root:
+        link.unlink()
+
+
 def short_path(root: Path) -> Path:
     """`root`, or a link to it where QEMU's monitor sockets under it would get names longer than Linux allows.
 
@@ -136,15 +143,19 @@ def short_path(root: Path) -> Path:
     """
     if len(os.fsencode(root)) <= _LONGEST_ROOT:
         return root
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or "/run")
-    folder = runtime if os.access(runtime, os.W_OK) else Path(tempfile.gettempdir())
-    link = folder / f"skyfed-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
+    link = _link(root)
     if not link.is_symlink():
         link.symlink_to(root)
     # Anyone may make files in a temporary folder: a link of another user is not followed.
     if link.lstat().st_uid != os.geteuid() or link.readlink() != root:
         raise engine_error("engine_down", f"{link} is in the way: remove it, or give the engine a shorter root")
     return link
+
+
+def _link(root: Path) -> Path:
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or "/run")
+    folder = runtime if os.access(runtime, os.W_OK) else Path(tempfile.gettempdir())
+    return folder / f"skyfed-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
 
 
 def _translated(work: Callable[..., T], *arguments: Any) -> T:

@@ -32,7 +32,7 @@ from skyfed.compute.engines.broadcast import Broadcast
 from skyfed.compute.engines.libvirt import console, ports, qemu_img
 from skyfed.compute.engines.libvirt.acceleration import Verdict, judge
 from skyfed.compute.engines.libvirt.adoption import adopt, clear_ended, forget_traces, traces
-from skyfed.compute.engines.libvirt.connection import Connection, embedded_uri, run_event_loop
+from skyfed.compute.engines.libvirt.connection import Connection, embedded_uri, forget_short_path, run_event_loop
 from skyfed.compute.engines.libvirt.domain import Domain, document, is_uuid
 from skyfed.compute.engines.libvirt.domains import Domains
 from skyfed.compute.engines.libvirt.images import ImageCache
@@ -239,6 +239,8 @@ class LibvirtEngine:
             opened = (await asyncio.gather(self._opening, return_exceptions=True))[0]
             if isinstance(opened, _Open):
                 await asyncio.to_thread(opened.domains.connection.close)
+                if not any(record.state in RUNNING for record in self._machines):
+                    await asyncio.to_thread(forget_short_path, self._root)
         await self._machines.settle()
         self._events.close()
 
