@@ -261,7 +261,7 @@ def test_ssh_runs_the_real_program_with_the_machines_address(command, monkeypatc
     started = []
     monkeypatch.setattr(cli.os, "execvp", lambda program, argv: started.append((program, argv)))
     command("create", "--image", "debian-12", "--flavour", "tiny", "--title", "web1", "--wait")
-    done = command("ssh", "web1", "--user", "debian", "--", "uname", "-a")
+    done = command("ssh", "web1", "--user", "debian", "--seconds", "0", "--", "uname", "-a")
     assert done.exit_code == 0, done.output
     ((program, argv),) = started
     assert program == "ssh"

@@ -17,6 +17,7 @@ from skyfed.core.terminal import Progress, emit, json_option, table
 from skyfed.core.text import one_line
 from skyfed.occi.client import Machine, OcciClient, Order, ssh_address
 from skyfed.occi.model import MIXIN, Category
+from skyfed.occi.ssh import wait_until_it_answers
 from skyfed.pki.commands import certificates_option, outbound, proxy_path
 
 Command = Callable[..., Any]
@@ -24,6 +25,8 @@ Command = Callable[..., Any]
 SITE_VARIABLE = "SKYFED_OCCI_"
 MAX_FILE = 256 * 1024
 WAIT_SECONDS = 600.0
+# A distribution's own image boots within this even where the processor is emulated.
+BOOT_SECONDS = 120.0
 _STATES_AFTER = {"start": "active", "stop": "inactive", "restart": "active"}
 
 
@@ -182,10 +185,18 @@ def delete(client: OcciClient, machines: tuple[str, ...], as_json: bool) -> None
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--user", default="root", show_default=True, help="Account in the guest.")
 @click.option("--identity", "-i", type=click.Path(path_type=Path), help="Your private key file.")
+@click.option(
+    "--seconds", default=BOOT_SECONDS, show_default=True, help="Longest time to wait until its SSH server answers."
+)
 @_endpoint_options
-def ssh(client: OcciClient, machine: str, command: tuple[str, ...], user: str, identity: Path | None) -> None:
-    """Log in to a virtual machine, or run COMMAND in it."""
-    argv = ssh_command(client.find(machine), user=user, identity=identity, command=command)
+def ssh(
+    client: OcciClient, machine: str, command: tuple[str, ...], user: str, identity: Path | None, seconds: float
+) -> None:
+    """Log in to a virtual machine, or run COMMAND in it; waits until it has booted."""
+    found = client.find(machine)
+    argv = ssh_command(found, user=user, identity=identity, command=command)
+    # Where it does not answer in time, ssh itself says best why.
+    wait_until_it_answers(*ssh_address(found), seconds=seconds)
     try:
         os.execvp(argv[0], argv)  # noqa: S606  # no shell: the argument list is ours
     except FileNotFoundError as error:
