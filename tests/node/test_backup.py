@@ -3,6 +3,7 @@
 import errno
 import os
 import sqlite3
+import subprocess
 import tarfile
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from skyfed.core.errors import Conflict, Invalid, NotFound
-from skyfed.node.backup import backup, restore
+from skyfed.node.backup import _copy_disk, _frozen, backup, restore
 from skyfed.node.config import Node
 
 NODE = """
@@ -22,7 +23,10 @@ certificates = "c"
 vomsdir = "v"
 [processes]
 central = ["voms"]
+engine = ["engine"]
 [services.voms]
+[services.engine.settings]
+root = "data/engine"
 """
 
 
@@ -106,16 +110,34 @@ def test_a_damaged_archive_leaves_the_node_as_it_was(node: Node, tmp_path: Path)
         restore(tmp_path / "none.tar.gz", node.directory)
 
 
-def test_machines_and_logs_stay_when_a_node_is_restored_in_place(node: Node, tmp_path: Path) -> None:
+@pytest.mark.parametrize("disks", [True, False])
+def test_a_node_restored_in_place_keeps_its_logs_and_what_was_there_aside(
+    node: Node, tmp_path: Path, disks: bool
+) -> None:
     disk = node.directory / "data" / "engine" / "machines" / "vm" / "disk.qcow2"
     disk.parent.mkdir(parents=True)
-    disk.write_text("a guest's data")
-    backup(node, tmp_path / "b.tar.gz")
+    disk.write_text("then")
+    backup(node, tmp_path / "b.tar.gz", disks=disks)
+    disk.write_text("now")
     (node.directory / "later").write_text("not in the backup")
     restore(tmp_path / "b.tar.gz", node.directory)
-    assert disk.read_text() == "a guest's data"
+    assert disk.read_text() == ("then" if disks else "now")
     assert (node.log / "central.log").read_text() == "noise"
     assert not (node.directory / "later").exists()
+    (aside,) = tmp_path.glob("node.before-*")
+    assert (aside / "later").read_text() == "not in the backup"
+
+
+def test_a_process_whose_disk_is_copied_stands_still_and_goes_on(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        state = Path(f"/proc/{process.pid}/stat")
+        (tmp_path / "disk").write_bytes(b"\0" * 1_000_000)
+        with _frozen(process.pid):
+            assert state.read_text().rpartition(")")[2].split()[0] == "T"
+        assert state.read_text().rpartition(")")[2].split()[0] == "S"
+        _copy_disk(tmp_path / "disk", tmp_path / "copy", process.pid)
+        assert (tmp_path / "copy").read_bytes() == b"\0" * 1_000_000
+        process.kill()
 
 
 def test_what_cannot_be_moved_leaves_the_node_as_it_was(

@@ -1,24 +1,31 @@
 """Saves a node's directory while it runs, and puts it back.
 
 SQLite databases are copied by SQLite's own online backup, so each is a consistent snapshot including what is in its write-ahead
-log; everything else that is replaced atomically (certificates, lists, published images) is copied as it is. Left out, and listed
-in the archive: sockets, logs, pid files, partial downloads, and the disks of machines, which a running guest changes under us.
+log. The disk of a running machine is copied while its QEMU stands still: the copy is what a power cut would leave, which qcow2
+and every guest's file system are made for. Everything else is replaced atomically (certificates, lists, images) and copied as it
+is. Left out, and listed in the archive: sockets, logs, pid files, partial downloads, and what is made anew at a start.
 """
 
 import io
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from skyfed.core.errors import Conflict, Invalid, NotFound
-from skyfed.core.text import shown
+from skyfed.compute.engines.libvirt.processes import running
+from skyfed.core.errors import Conflict, Invalid, NotFound, Unavailable
+from skyfed.core.text import one_line, plural, shown
 from skyfed.node.config import FILE_NAME, Node
+from skyfed.node.services import settings_of
 from skyfed.node.supervisor import read_states
 
 MANIFEST = "skyfed-backup.json"
@@ -26,11 +33,13 @@ FORMAT = 1
 SQLITE_MAGIC = b"SQLite format 3\0"
 # Directories below the node's that hold nothing a restored node needs.
 TRANSIENT = ("run", "log")
-# Below data/: the engine's running guests and what can be made or fetched again.
-REBUILT = ("data/engine", "data/infosys/slapd")
-# Of that, what stays when a node is restored in place: the disks of its machines, which may even be running, and its past.
-STAYING = ("data/engine", "log")
-CHUNK = 1 << 20
+# Below data/: what is made anew.
+REBUILT = ("data/infosys/slapd",)
+# All that an engine needs to find its machines again; the rest below its root is libvirt's own and of one start.
+ENGINE_KEPT = ("images", "machines")
+DISK = "root.qcow2"
+FREEZE_SECONDS = 5.0
+COPY_SECONDS = 600.0
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,10 +50,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     made_at: float
     databases: tuple[str, ...]
     left_out: tuple[str, ...]
+    disks: bool = True
+    """Whether the machines' disks are in it."""
 
 
-def backup(node: Node, archive: Path, progress: Callable[[str], None] = lambda _text: None) -> Manifest:
-    """Write `archive` (tar, gzip) of the node's directory. Raises Conflict when it exists already."""
+def backup(
+    node: Node, archive: Path, progress: Callable[[str], None] = lambda _text: None, *, disks: bool = True
+) -> Manifest:
+    """Write `archive` (tar, gzip) of the node's directory, with or without the machines' disks and images.
+
+    Raises Conflict when it exists already, Unavailable when a disk cannot be copied.
+    """
     if archive.exists():
         raise Conflict(f"{archive} exists already; choose another name", code="archive_exists")
     databases: list[str] = []
@@ -53,15 +69,20 @@ def backup(node: Node, archive: Path, progress: Callable[[str], None] = lambda _
         tempfile.TemporaryDirectory(dir=archive.parent) as scratch,
         tarfile.open(partial, "w:gz", compresslevel=3) as tar,
     ):
-        # Later services stand on earlier ones: what compute knows is copied last, so that no copied record speaks of
-        # a machine whose events the archive lacks.
-        for path in sorted(_kept(node), key=lambda p: ("compute" in p.parts, str(p))):
+        engine = _engine_root(node)
+        guests = {id: pid for pid, id in running(engine)} if engine else {}
+        for path in sorted(_kept(node, engine, disks=disks), key=_order):
             name = str(path.relative_to(node.directory))
             progress(name)
             if _is_sqlite(path):
                 databases.append(name)
                 copy = Path(scratch) / "copy.db"
                 _copy_database(path, copy)
+                tar.add(copy, arcname=name)
+                copy.unlink()
+            elif path.name == DISK and path.parent.name in guests:
+                copy = Path(scratch) / DISK
+                _copy_disk(path, copy, guests[path.parent.name])
                 tar.add(copy, arcname=name)
                 copy.unlink()
             else:
@@ -71,7 +92,8 @@ def backup(node: Node, archive: Path, progress: Callable[[str], None] = lambda _
             node=node.name,
             made_at=time.time(),
             databases=tuple(databases),
-            left_out=(*TRANSIENT, *REBUILT, "data/*/partial"),
+            left_out=(*TRANSIENT, *REBUILT, "data/*/partial", *(() if disks else ("disks of machines",))),
+            disks=disks,
         )
         body = msgspec.json.encode(manifest)
         info = tarfile.TarInfo(MANIFEST)
@@ -84,13 +106,15 @@ def backup(node: Node, archive: Path, progress: Callable[[str], None] = lambda _
 def restore(archive: Path, directory: Path, progress: Callable[[str], None] = lambda _text: None) -> Manifest:
     """Put a backup into `directory`, which must be empty or hold the same, stopped node. Raises Invalid, Conflict, NotFound.
 
-    The archive is unpacked beside and moved into place at the end: an interrupted restore changes nothing. Machines' disks
-    and logs that are there stay: the engine adopts its guests again.
+    The archive is unpacked beside and moved into place at the end: an interrupted restore changes nothing. What was there is
+    kept aside as `DIRECTORY.before-TIME`; its logs stay, and where the archive holds no disks, those too.
     """
     if not archive.exists():
         raise NotFound(f"there is no {archive}", code="no_archive")
     if (directory / FILE_NAME).exists() and any(s.state != "stopped" for s in read_states(Node.load(directory))):
         raise Conflict(f"the node in {directory} runs; stop it first", code="node_runs")
+    if guests := len(list(running(directory.resolve()))):
+        raise Conflict(f"{plural(guests, 'machine')} of {directory} still run; end them first", code="machines_run")
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         unpacked = Path(scratch) / "node"
@@ -109,21 +133,22 @@ def restore(archive: Path, directory: Path, progress: Callable[[str], None] = la
             _check_database(unpacked / name)
         (unpacked / MANIFEST).unlink()
         if directory.exists():
-            _set_aside(directory, Path(scratch) / "replaced", unpacked)
+            aside = directory.with_name(f"{directory.name}.before-{int(time.time())}")
+            _set_aside(directory, aside, unpacked, staying=("log", *(() if manifest.disks else _disks(unpacked))))
         unpacked.rename(directory)
     return manifest
 
 
-def _set_aside(directory: Path, replaced: Path, unpacked: Path) -> None:
-    """Move what stays over to `unpacked`, the rest to `replaced`. Raises Conflict, with everything where it was."""
+def _set_aside(directory: Path, aside: Path, unpacked: Path, *, staying: tuple[str, ...]) -> None:
+    """Move what stays over to `unpacked`, the rest to `aside`. Raises Conflict, with everything where it was."""
     moved: list[str] = []
     try:
-        for name in STAYING:
+        for name in staying:
             if (directory / name).exists():
                 (unpacked / name).parent.mkdir(parents=True, exist_ok=True)
                 (directory / name).rename(unpacked / name)
                 moved.append(name)
-        directory.rename(replaced)
+        directory.rename(aside)
     except OSError as error:
         for name in moved:
             (unpacked / name).rename(directory / name)
@@ -131,8 +156,33 @@ def _set_aside(directory: Path, replaced: Path, unpacked: Path) -> None:
         raise Conflict(text, code="not_movable") from error
 
 
-def _kept(node: Node) -> Iterator[Path]:
+def _order(path: Path) -> tuple[int, str]:
+    """Later services stand on earlier ones: what compute knows is copied after what others made of it, and the machines' disks
+    last, so that no copied record speaks of a machine that the archive lacks."""
+    return (2 if "machines" in path.parts else 1 if "compute" in path.parts else 0), str(path)
+
+
+def _engine_root(node: Node) -> Path | None:
+    """Where the node's engine keeps machines and images; None without an engine."""
+    if "engine" not in node.config.services:
+        return None
+    settings = settings_of(node, "engine")
+    return node.path(Path(str(getattr(settings, "root", ""))))
+
+
+def _disks(directory: Path) -> tuple[str, ...]:
+    """The engine's root as the node in `directory` names it, when it lies inside."""
+    engine = _engine_root(Node.load(directory))
+    inside = engine is not None and engine.is_relative_to(directory.resolve())
+    return (str(engine.relative_to(directory.resolve())),) if engine is not None and inside else ()
+
+
+def _kept(node: Node, engine: Path | None, *, disks: bool) -> Iterator[Path]:
     for path in node.directory.rglob("*"):
+        if engine is not None and path.is_relative_to(engine):
+            inside = path.relative_to(engine).parts[:1]
+            if not disks or (inside and inside[0] not in ENGINE_KEPT):
+                continue
         relative = path.relative_to(node.directory)
         text = str(relative)
         if relative.parts[0] in TRANSIENT or any(text == r or text.startswith(r + "/") for r in REBUILT):
@@ -152,6 +202,42 @@ def _harmless(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
     member.mode &= 0o755
     return member
+
+
+def _copy_disk(source: Path, target: Path, pid: int) -> None:
+    """A copy of a running machine's disk as of one instant: its QEMU (`pid`) stands still meanwhile, for milliseconds where the
+    file system can share blocks. Raises Unavailable."""
+    with _frozen(pid):
+        command = ["cp", "--sparse=always", "--reflink=auto", "--", str(source), str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COPY_SECONDS, check=False)
+    if done.returncode != 0:
+        raise Unavailable(f"cannot copy {source}: {one_line(done.stderr)}", code="disk_not_copied")
+
+
+@contextmanager
+def _frozen(pid: int) -> Iterator[None]:
+    """The process stopped. A guard of its own lets it go on if we are killed meanwhile."""
+    wake = f"import os, signal, sys; sys.stdin.read(); os.kill({pid}, signal.SIGCONT)"
+    with subprocess.Popen([sys.executable, "-S", "-c", wake], stdin=subprocess.PIPE, start_new_session=True) as guard:
+        try:
+            os.kill(pid, signal.SIGSTOP)
+            _await_stopped(pid)
+            yield
+        finally:
+            assert guard.stdin is not None  # noqa: S101 - it is a pipe
+            guard.stdin.close()  # which wakes the process, as our end would
+
+
+def _await_stopped(pid: int) -> None:
+    """Until every thread has left what it was writing (proc(5): state T). Raises Unavailable."""
+    deadline = time.monotonic() + FREEZE_SECONDS
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        while (task / "stat").read_text().rpartition(")")[2].split()[0] != "T":
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"process {pid} does not stand still within {FREEZE_SECONDS:.0f} s", code="not_frozen"
+                )
+            time.sleep(0.001)
 
 
 def _is_sqlite(path: Path) -> bool:

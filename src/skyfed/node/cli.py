@@ -145,16 +145,18 @@ def node_run(node: Path) -> None:
 @click.command()
 @node_option
 @click.argument("archive", type=click.Path(path_type=Path))
+@click.option("--without-disks", is_flag=True, help="Leave out the machines' disks and images.")
 @json_option
-def backup(node: Path, archive: Path, as_json: bool) -> None:
+def backup(node: Path, archive: Path, without_disks: bool, as_json: bool) -> None:
     """Save the node's directory to ARCHIVE (.tar.gz) while it runs.
 
-    Databases are consistent snapshots. The disks of machines are left out: they change while guests run.
+    Databases are consistent snapshots. A running machine stands still while its disk is copied: the copy is what a power
+    cut would leave.
     """
     from skyfed.node.backup import backup as save
 
     with terminal.Progress(f"backup of {node}", quiet=as_json) as progress:
-        manifest = save(Node.load(node), archive, progress.step)
+        manifest = save(Node.load(node), archive, progress.step, disks=not without_disks)
     size = archive.stat().st_size
     emit(
         manifest,
