@@ -20,6 +20,7 @@ from skyfed.core.clock import FixedClock, SystemClock
 from skyfed.web.application import Application
 from skyfed.web.errors import Boundary
 from skyfed.web.guard import Admission, Limits, Sparingly, is_forged, peer_key
+from skyfed.web.protocol import LINGER_BYTES
 from support.web import Serving, read_answer, read_end, serving
 
 SMALL = Limits(
@@ -438,3 +439,13 @@ def test_logs_of_one_kind_are_held_back_and_counted() -> None:
     assert sparingly.passes("b") == 0
     clock.advance(11)
     assert sparingly.passes("a") == 1
+
+
+def test_a_body_that_goes_on_after_its_answer_is_cut() -> None:
+    gib = 1 << 30
+    limits = replace(PATIENT, body_bytes=64 * gib)
+    with serving(APP, limits=limits) as running, running.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (32 * gib))
+        assert read_answer(sock).status == 405
+        with pytest.raises(OSError):
+            sock.sendall(b"x" * (64 * LINGER_BYTES))

@@ -195,6 +195,10 @@ class GuardedHttp(HttpToolsProtocol):
         self._unparsed = max(0, self._unparsed - len(body) - CHUNK_FRAMING)
         if self._body_bytes > self._limits.body_bytes:
             raise _body_too_large(self._limits)
+        if self.cycle is not None and self.cycle.response_complete:
+            # The answer is out; a peer that goes on sending has had time to read it.
+            self._discard(len(body))
+            return
         super().on_body(body)
 
     def on_message_complete(self) -> None:
