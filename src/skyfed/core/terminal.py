@@ -10,6 +10,9 @@ from typing import Any, Self
 import click
 import msgspec
 
+LINE_SECONDS = 2.0
+"""Where there is no terminal, progress prints no two lines in less: a log is not filled with every percent."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 node_option = click.option(
     "--node",
@@ -48,12 +51,15 @@ def bold(text: str) -> str:
 
 
 class Progress:
-    """A line on stderr that says what is going on and for how long; a plain line a step where there is no terminal."""
+    """A line on stderr that says what is going on and for how long; plain lines, at most one in LINE_SECONDS but the
+    first and the last, where there is no terminal."""
 
-    def __init__(self, what: str, *, quiet: bool = False) -> None:
+    def __init__(self, what: str, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._what = what
         self._quiet = quiet
-        self._began = time.monotonic()
+        self._clock = clock
+        self._began = clock()
+        self._printed: float | None = None
         self._live = sys.stderr.isatty() and not quiet
         self._shown = ""
 
@@ -62,14 +68,17 @@ class Progress:
         return self
 
     def step(self, detail: str) -> None:
-        """Show `detail` behind the name of what is going on; repeats are shown once."""
+        """Show `detail` behind the name of what is going on; repeats are shown once. Without a terminal a step that comes
+        too soon after a line is passed over; the last one is shown at the end."""
         text = f"{self._what} {detail}".rstrip()
         if self._quiet or text == self._shown:
             return
         self._shown = text
+        now = self._clock()
         if self._live:
-            click.echo(f"\r\x1b[K… {text} ({time.monotonic() - self._began:.0f} s)", err=True, nl=False)
-        else:
+            click.echo(f"\r\x1b[K… {text} ({now - self._began:.0f} s)", err=True, nl=False)
+        elif self._printed is None or now - self._printed >= LINE_SECONDS:
+            self._printed = now
             click.echo(f"… {text}", err=True)
 
     def __exit__(
@@ -79,4 +88,4 @@ class Progress:
             return
         mark = "✓" if kind is None else "✗"
         start = "\r\x1b[K" if self._live else ""
-        click.echo(f"{start}{mark} {self._shown or self._what} ({time.monotonic() - self._began:.1f} s)", err=True)
+        click.echo(f"{start}{mark} {self._shown or self._what} ({self._clock() - self._began:.1f} s)", err=True)
