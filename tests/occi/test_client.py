@@ -1,5 +1,7 @@
 """Our client against our server over real HTTP, and against what other servers were recorded to answer."""
 
+import re
+
 import msgspec
 import pytest
 from click.testing import CliRunner
@@ -250,7 +252,9 @@ def test_the_commands_do_what_they_say(command):
     assert "web1" in command("list").stdout
     shown = command("show", "web1").stdout
     assert f"127.0.0.1:{machine.ssh_port}" in shown
+    assert re.search(r"^memory +128 MiB$", shown, re.MULTILINE)
     assert "inactive" in command("stop", "web1", "--method", "poweroff", "--wait").stdout
+    assert not re.search("^ssh ", command("show", "web1").stdout, re.MULTILINE)
     assert "active" in command("start", machine.id[:8], "--wait").stdout
     assert command("restart", "web1", "--wait").exit_code == 0
     assert machine.id in command("delete", "web1").stdout
@@ -303,6 +307,32 @@ def test_ssh_remembers_host_keys_by_machine_and_cannot_be_given_options_by_a_ser
         cli.ssh_command(evil, user="root", identity=None, command=())
     with pytest.raises(Unavailable, match="start it first"):
         ssh_address(Machine(id="1", location="", state="inactive"))
+
+
+def test_the_address_that_every_guest_has_inside_is_no_place_to_log_in_to():
+    running = Machine(id="1", location="", state="active", addresses=("10.0.2.15",))
+    with pytest.raises(Unavailable, match="forwards no port"):
+        ssh_address(running)
+    assert ssh_address(msgspec.structs.replace(running, addresses=("10.0.2.15", "192.0.2.7"))) == ("192.0.2.7", 22)
+    assert ssh_address(msgspec.structs.replace(running, addresses=("vm.example.org",))) == ("vm.example.org", 22)
+    forwarded = msgspec.structs.replace(running, ssh_host="127.0.0.1", ssh_port=22022)
+    assert ssh_address(forwarded) == ("127.0.0.1", 22022)
+
+
+@pytest.mark.parametrize(
+    ("gib", "text"),
+    [(0.15625, "160 MiB"), (0.5, "512 MiB"), (1.0, "1 GiB"), (1.5, "1.5 GiB"), (64.0, "64 GiB")],
+)
+def test_memory_is_told_in_the_unit_that_fits(gib, text):
+    machine = Machine(id="1", location="http://x/compute/1", state="active", memory_gib=gib)
+    assert re.search(rf"^memory +{text}$", cli._described(machine), re.MULTILINE)
+
+
+def test_a_machine_that_does_not_run_has_no_ssh_line():
+    machine = Machine(id="1", location="http://x/1", state="inactive", ssh_host="127.0.0.1", ssh_port=22022)
+    assert "22022" not in cli._described(machine)
+    assert "22022" not in cli._listed([machine])
+    assert "127.0.0.1:22022" in cli._described(msgspec.structs.replace(machine, state="active"))
 
 
 def test_the_client_needs_only_base_dependencies():

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from skyfed.core.errors import Invalid, NotFound
+from skyfed.core.errors import Invalid, NotFound, Unavailable
 from skyfed.core.terminal import Progress, emit, json_option, table
 from skyfed.core.text import one_line
 from skyfed.occi.client import Machine, OcciClient, Order, ssh_address
@@ -27,6 +27,7 @@ MAX_FILE = 256 * 1024
 WAIT_SECONDS = 600.0
 # A distribution's own image boots within this even where the processor is emulated.
 BOOT_SECONDS = 120.0
+SSH_PORT = 22
 _STATES_AFTER = {"start": "active", "stop": "inactive", "restart": "active"}
 
 
@@ -274,7 +275,7 @@ def _described(machine: Machine) -> str:
         ("image", machine.image),
         ("flavour", machine.flavour),
         ("cores", "" if machine.cores is None else str(machine.cores)),
-        ("memory", "" if machine.memory_gib is None else f"{machine.memory_gib:g} GiB"),
+        ("memory", "" if machine.memory_gib is None else _memory(machine.memory_gib)),
         ("addresses", ", ".join(machine.addresses)),
         ("ssh", _ssh(machine)),
         ("actions", ", ".join(machine.actions)),
@@ -283,8 +284,20 @@ def _described(machine: Machine) -> str:
     return "\n".join(f"{name:10} {one_line(value)}" for name, value in values if value and value != "-")
 
 
+def _memory(gib: float) -> str:
+    """In MiB below one GiB: `160 MiB`, `1.5 GiB`."""
+    return f"{gib:g} GiB" if gib >= 1 else f"{gib * 1024:g} MiB"
+
+
 def _ssh(machine: Machine) -> str:
-    return f"{machine.ssh_host}:{machine.ssh_port}" if machine.ssh_host else ", ".join(machine.addresses) or "-"
+    """Where one may log in now; nothing listens in a machine that does not run."""
+    if machine.state != "active":
+        return "-"
+    try:
+        host, port = ssh_address(machine)
+    except Unavailable:
+        return "-"
+    return host if port == SSH_PORT else f"{host}:{port}"
 
 
 def _term(type_id: str) -> str:

@@ -5,6 +5,7 @@ the rendering that every server has had to know since OCCI 1.1.
 """
 
 import base64
+import ipaddress
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
@@ -43,6 +44,8 @@ CREATE_DEADLINE: Final = 120.0
 FIRST_PAUSE: Final = 0.2
 LAST_PAUSE: Final = 2.0
 _MAX_SHOWN: Final = 12
+_USER_MODE: Final = ipaddress.ip_network("10.0.2.0/24")
+"""What QEMU's user-mode network gives its guests: the same in each, and to be reached through forwarded ports only."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,15 +329,26 @@ class OcciClient:
 
 
 def ssh_address(machine: Machine) -> tuple[str, int]:
-    """Where its SSH answers: as the server says, else port 22 of its first address. Raises Unavailable."""
+    """Where its SSH answers: as the server says, else port 22 of its first address that leads there from elsewhere.
+    Raises Unavailable."""
     if machine.ssh_host and machine.ssh_port:
         return machine.ssh_host, machine.ssh_port
-    if machine.addresses:
-        return machine.addresses[0], 22
+    for address in machine.addresses:
+        if not _inside_only(address):
+            return address, 22
+    running = machine.state == "active"
+    remedy = "its site forwards no port to it" if running else "start it first"
     raise Unavailable(
-        f"machine {machine.id} is {machine.state or 'in an unknown state'} and has no address; start it first",
+        f"machine {machine.id} is {machine.state or 'in an unknown state'} and has no address to reach it at; {remedy}",
         code="no_address",
     )
+
+
+def _inside_only(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address) in _USER_MODE
+    except ValueError:  # a host's name, where a server gives that
+        return False
 
 
 def _headers(accept: str) -> dict[str, str]:
