@@ -230,7 +230,7 @@ def test_the_new_machine_is_found_wherever_a_server_says_it(headers, body, statu
 def command(live, tmp_path, monkeypatch):
     proxy = tmp_path / "proxy.pem"
     proxy.write_text("")
-    monkeypatch.setattr(cli, "_client", lambda endpoint, _proxy, _certificates: OcciClient(endpoint, Client()))
+    monkeypatch.setattr(cli, "outbound", lambda _certificates, _proxy: Client())
     monkeypatch.setenv("X509_USER_PROXY", str(proxy))
     monkeypatch.setenv("SKYFED_OCCI_ALPHA", live.url)
     key = tmp_path / "id.pub"
@@ -261,6 +261,32 @@ def test_the_commands_do_what_they_say(command):
     assert command("list").stdout == "no machines\n"
 
 
+def test_without_a_site_the_machines_of_all_sites_are_listed(command, live, monkeypatch):
+    made = command("create", "--image", "debian-12", "--flavour", "tiny", "--title", "web1", "--wait", "--json")
+    machine = msgspec.json.decode(made.stdout)
+    assert "SITE" not in command("list").stdout
+    monkeypatch.setenv("SKYFED_OCCI_BETA", live.url)
+    header, *rows = command("list").stdout.splitlines()
+    assert header.split()[:2] == ["SITE", "ID"]
+    assert [row.split()[:2] for row in rows] == [["alpha", machine["id"]], ["beta", machine["id"]]]
+    found = msgspec.json.decode(command("list", "--json").stdout)
+    assert found == [machine | {"site": "alpha"}, machine | {"site": "beta"}]
+    assert msgspec.json.decode(command("list", "--site", "beta", "--json").stdout) == [machine | {"site": "beta"}]
+
+
+def test_a_site_that_fails_keeps_no_other_from_being_listed(command, monkeypatch):
+    command("create", "--image", "debian-12", "--flavour", "tiny", "--title", "web1", "--wait")
+    monkeypatch.setenv("SKYFED_OCCI_AWAY", "ftp://x")
+    done = command("list")
+    assert done.exit_code == 1
+    assert "web1" in done.stdout
+    assert done.stderr == "skyfed: away: 'ftp://x' is no OCCI endpoint; right is an https URL\n"
+    monkeypatch.setenv("SKYFED_OCCI_ALPHA", "ftp://y")
+    none = command("list")
+    assert (none.exit_code, none.stdout, len(none.stderr.splitlines())) == (1, "", 2)
+    assert isinstance(command("list", "--site", "away").exception, Invalid)
+
+
 def test_ssh_runs_the_real_program_with_the_machines_address(command, monkeypatch):
     started = []
     monkeypatch.setattr(cli.os, "execvp", lambda program, argv: started.append((program, argv)))
@@ -283,7 +309,8 @@ def test_what_an_endpoint_offers_is_listed(command, live):
 def test_wrong_use_says_what_would_be_right(command, monkeypatch, tmp_path):
     assert "no $SKYFED_OCCI_GAMMA is set (sites set: alpha)" in command("list", "--site", "gamma").output
     monkeypatch.setenv("SKYFED_OCCI_BETA", "http://x")
-    assert "say which site" in command("list").output
+    refused = command("show", "web1")
+    assert (refused.exit_code, "say which site: --site NAME (set: alpha, beta)" in refused.output) == (2, True)
     private = tmp_path / "id"
     private.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
     refused = command("create", "--site", "alpha", "--image", "x", "--flavour", "y", "--ssh-key", str(private))
@@ -331,7 +358,7 @@ def test_memory_is_told_in_the_unit_that_fits(gib, text):
 def test_a_machine_that_does_not_run_has_no_ssh_line():
     machine = Machine(id="1", location="http://x/1", state="inactive", ssh_host="127.0.0.1", ssh_port=22022)
     assert "22022" not in cli._described(machine)
-    assert "22022" not in cli._listed([machine])
+    assert "22022" not in cli._listed([cli.Listed(**msgspec.structs.asdict(machine))])
     assert "127.0.0.1:22022" in cli._described(msgspec.structs.replace(machine, state="active"))
 
 

@@ -5,14 +5,18 @@ $X509_CERT_DIR. Base dependencies only: it runs on a laptop with nothing but `pi
 """
 
 import os
+import sys
 from collections.abc import Callable, Sequence
-from functools import wraps
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
-from skyfed.core.errors import Invalid, NotFound, Unavailable
+from skyfed.core.errors import Invalid, NotFound, SkyfedError, Unavailable
+from skyfed.core.http import Client
 from skyfed.core.terminal import Progress, emit, json_option, table
 from skyfed.core.text import one_line
 from skyfed.occi.client import Machine, OcciClient, Order, ssh_address
@@ -28,46 +32,64 @@ WAIT_SECONDS = 600.0
 # A distribution's own image boots within this even where the processor is emulated.
 BOOT_SECONDS = 120.0
 SSH_PORT = 22
+MAX_AT_ONCE = 16
+"""How many sites are asked at the same time."""
 _STATES_AFTER = {"start": "active", "stop": "inactive", "restart": "active"}
 
 
-def _endpoint_options(command: Command) -> Command:
-    """Give the command `client`, from the options that say which endpoint and which credential."""
+def _options(command: Command) -> Command:
+    """Give the command `endpoints` (URL by site's name) and `connect`, which makes the client that shows the credential."""
 
     @click.option("--site", metavar="NAME", help="The site whose endpoint is in $SKYFED_OCCI_<NAME>.")
-    @click.option("--endpoint", metavar="URL", help="OCCI endpoint (default: the only $SKYFED_OCCI_<NAME> there is).")
+    @click.option("--endpoint", metavar="URL", help="OCCI endpoint (default: what $SKYFED_OCCI_<NAME> are set to).")
     @click.option("--proxy", "proxy", type=click.Path(path_type=Path), help="Credential (default $X509_USER_PROXY).")
     @certificates_option
     @wraps(command)
     def wrapped(site: str | None, endpoint: str | None, proxy: Path | None, certificates: Path, **rest: Any) -> Any:
-        return command(client=_client(_endpoint(site, endpoint), proxy or proxy_path(), certificates), **rest)
+        endpoints = _endpoints(site, endpoint)
+        return command(endpoints=endpoints, connect=partial(_http, proxy or proxy_path(), certificates), **rest)
 
     return wrapped
 
 
-def _endpoint(site: str | None, endpoint: str | None) -> str:
-    """The URL meant. Raises click.UsageError saying what there is."""
+def _endpoint_options(command: Command) -> Command:
+    """Give the command `client`, for the one endpoint that the options mean."""
+
+    @_options
+    @wraps(command)
+    def wrapped(endpoints: dict[str, str], connect: Callable[[], Client], **rest: Any) -> Any:
+        if len(endpoints) > 1:
+            raise click.UsageError(f"say which site: --site NAME (set: {', '.join(endpoints)}) or --endpoint URL")
+        (url,) = endpoints.values()
+        return command(client=OcciClient(url, connect()), **rest)
+
+    return wrapped
+
+
+def _endpoints(site: str | None, endpoint: str | None) -> dict[str, str]:
+    """The URLs meant, by site's name; an endpoint given outright has none. Raises click.UsageError saying what there is."""
     if endpoint:
-        return endpoint
+        return {"": endpoint}
     known = {
-        name.removeprefix(SITE_VARIABLE): value for name, value in os.environ.items() if name.startswith(SITE_VARIABLE)
+        name.removeprefix(SITE_VARIABLE).lower(): value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(SITE_VARIABLE)
     }
     if site:
-        key = "".join(c if c.isalnum() else "_" for c in site.upper())
+        key = "".join(c if c.isalnum() else "_" for c in site.lower())
         if key in known:
-            return known[key]
-        there = ", ".join(sorted(known)).lower() or "none"
-        raise click.UsageError(f"no ${SITE_VARIABLE}{key} is set (sites set: {there}); give --endpoint URL")
-    if len(known) == 1:
-        return next(iter(known.values()))
-    there = ", ".join(sorted(known)).lower() or "none; `skyfed env` prints them"
-    raise click.UsageError(f"say which site: --site NAME (set: {there}) or --endpoint URL")
+            return {key: known[key]}
+        there = ", ".join(known) or "none"
+        raise click.UsageError(f"no ${SITE_VARIABLE}{key.upper()} is set (sites set: {there}); give --endpoint URL")
+    if not known:
+        raise click.UsageError("say which site: --site NAME (set: none; `skyfed env` prints them) or --endpoint URL")
+    return known
 
 
-def _client(endpoint: str, proxy: Path, certificates: Path) -> OcciClient:
+def _http(proxy: Path, certificates: Path) -> Client:
     if not proxy.is_file():
         raise NotFound(f"there is no proxy at {proxy}; make one with `skyfed proxy init`", code="no_proxy")
-    return OcciClient(endpoint, outbound(certificates, proxy))
+    return outbound(certificates, proxy)
 
 
 @click.group()
@@ -76,7 +98,7 @@ def vm() -> None:
 
     \b
     skyfed vm create --site alpha --image debian-12 --flavour small --ssh-key ~/.ssh/id_ed25519.pub --wait
-    skyfed vm list --site alpha
+    skyfed vm list
     skyfed vm ssh --site alpha web1 -- uname -a
     skyfed vm delete --site alpha web1
 
@@ -121,13 +143,49 @@ def create(
     emit(machine, as_json=as_json, human=_described)
 
 
+class Listed(Machine, frozen=True, kw_only=True):
+    """A machine and the name of its site, "" for an endpoint given by its URL."""
+
+    site: str = ""
+
+
 @vm.command("list")
-@_endpoint_options
+@_options
 @json_option
-def list_machines(client: OcciClient, as_json: bool) -> None:
-    """Your virtual machines, and those of your VO."""
-    machines = client.list()
-    emit(machines, as_json=as_json, human=_listed)
+def list_machines(endpoints: dict[str, str], connect: Callable[[], Client], as_json: bool) -> None:
+    """Your virtual machines, and those of your VO.
+
+    Without --site and --endpoint: those at every site that a $SKYFED_OCCI_<NAME> is set for."""
+    machines, failed = _everywhere(endpoints, connect())
+    if len(endpoints) == 1:
+        for error in failed.values():
+            raise error
+    if as_json or len(failed) < len(endpoints):
+        emit(machines, as_json=as_json, human=partial(_listed, sites=len(endpoints) > 1))
+    for site, error in failed.items():
+        click.echo(f"skyfed: {site}: {one_line(error.message)}", err=True)
+    if failed:
+        sys.exit(1)
+
+
+def _everywhere(endpoints: dict[str, str], http: Client) -> tuple[list[Listed], dict[str, SkyfedError]]:
+    """The machines at all endpoints, and why some could not say, by site; all are asked at once."""
+    machines: list[Listed] = []
+    failed: dict[str, SkyfedError] = {}
+    with ThreadPoolExecutor(max_workers=min(len(endpoints), MAX_AT_ONCE)) as pool:
+        answers = {site: pool.submit(_there, url, http) for site, url in endpoints.items()}
+        for site, answer in answers.items():
+            try:
+                found = answer.result()
+            except SkyfedError as error:
+                failed[site] = error
+            else:
+                machines += [Listed(**msgspec.structs.asdict(one), site=site) for one in found]
+    return machines, failed
+
+
+def _there(url: str, http: Client) -> tuple[Machine, ...]:
+    return OcciClient(url, http).list()
 
 
 @vm.command()
@@ -257,14 +315,22 @@ def _bytes(path: Path) -> bytes:
     return data
 
 
-def _listed(machines: Sequence[Machine]) -> str:
+def _listed(machines: Sequence[Listed], *, sites: bool = False) -> str:
     if not machines:
         return "no machines"
     rows = [
-        (one.id, one_line(one.title, 40) or "-", one.state, _term(one.image), _term(one.flavour), _ssh(one))
+        (
+            *((one.site,) if sites else ()),
+            one.id,
+            one_line(one.title, 40) or "-",
+            one.state,
+            _term(one.image),
+            _term(one.flavour),
+            _ssh(one),
+        )
         for one in machines
     ]
-    return table(rows, ("ID", "TITLE", "STATE", "IMAGE", "FLAVOUR", "SSH"))
+    return table(rows, (*(("SITE",) if sites else ()), "ID", "TITLE", "STATE", "IMAGE", "FLAVOUR", "SSH"))
 
 
 def _described(machine: Machine) -> str:
