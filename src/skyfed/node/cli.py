@@ -86,7 +86,7 @@ def config_show(node: Path, service: str | None, as_json: bool) -> None:
     loaded = Node.load(node)
     lines: list[Explained] = []
     if service is None:
-        for section in ("node", "trust", "host", "outbound", "log"):
+        for section in ("node", "trust", "host", "front", "outbound", "log"):
             lines += explain(getattr(loaded.config, section), prefix=f"{section}.")
     for name in [service] if service else loaded.config.services:
         listen = loaded.service(name).listen

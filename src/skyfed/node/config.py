@@ -36,6 +36,18 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     key: Annotated[Path, setting("Its private key, PEM, mode 0600.")] = Path("host/hostkey.pem")
 
 
+class Front(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """TLS-terminating proxies before this node. They connect by TLS with a certificate of their own."""
+
+    subjects: Annotated[
+        tuple[str, ...],
+        setting(
+            "Subjects, as /DC=org/CN=name, of proxies that may pass on their clients' certificates in the fields Client-Cert and"
+            " Client-Cert-Chain (RFC 9440); from all others these are stripped. Empty: there is none."
+        ),
+    ] = ()
+
+
 class Outbound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where this node may connect to."""
 
@@ -80,6 +92,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     node: Identity
     trust: Trust
     host: Host = Host()
+    front: Front = Front()
     outbound: Outbound = Outbound()
     log: Log = Log()
     processes: Annotated[

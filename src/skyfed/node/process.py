@@ -120,6 +120,7 @@ def _runtime(node: Node, service: str, around: Surroundings, compute: object | N
         host=around.host,
         http=around.http,
         compute=compute,
+        fronts=frozenset(node.config.front.subjects),
     )
 
 

@@ -5,17 +5,19 @@ judge's decision; it is cached under the generation of trust, CRLs and bans, so 
 """
 
 import logging
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from skyfed.core.errors import Forbidden, SkyfedError, Unauthenticated
+from skyfed.core.errors import Forbidden, Invalid, SkyfedError, Unauthenticated
 from skyfed.identity.principal import Principal
 from skyfed.identity.verdict import Verdict
 from skyfed.pki.findings import Finding
 from skyfed.web.errors import VERDICT, Render, render
 from skyfed.web.measures import VERDICTS
 from skyfed.web.runtime import Public
+from skyfed.web.trusted_front import FORWARDED, forwarded_chain
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +46,18 @@ class Judge(Protocol):
 class Access:
     """ASGI middleware between the boundary and the application. Refuses by default; `public` names what is open to all."""
 
-    def __init__(self, app: ASGIApp, *, service: str, judge: Judge, public: Public, render: Render = render) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        service: str,
+        judge: Judge,
+        public: Public,
+        render: Render = render,
+        fronts: frozenset[str] = frozenset(),
+    ) -> None:
         self._app = app
+        self._fronts = fronts
         self._service = service
         self._judge = judge
         self._public = public
@@ -54,8 +66,11 @@ class Access:
         self._open = VERDICTS.labels(service, "public")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        chain = peer_chain(scope)
-        verdict = self._judge.judge(chain) if chain else NO_CREDENTIAL
+        try:
+            verdict = self._verdict(scope)
+        except Invalid as error:
+            await self._render(error, scope)(scope, receive, send)
+            return
         scope[VERDICT] = verdict
         if not verdict.ok and not self._public(scope):
             refusal = refusal_of(verdict)
@@ -65,11 +80,27 @@ class Access:
         (self._accepted if verdict.ok else self._open).inc()
         await self._app(scope, receive, send)
 
+    def _verdict(self, scope: Scope) -> Verdict:
+        """On the peer, or on whom a trusted front speaks for. Raises Invalid for what a front passed on wrongly."""
+        verdict = self._judge_chain(peer_chain(scope))
+        front = verdict.principal if self._fronts and verdict.ok else None
+        if front is None or front.kind != "certificate" or front.subject not in self._fronts:
+            return verdict
+        return self._judge_chain(forwarded_chain(_tls(scope).get(FORWARDED, ())))
+
+    def _judge_chain(self, chain: tuple[bytes, ...]) -> Verdict:
+        return self._judge.judge(chain) if chain else NO_CREDENTIAL
+
 
 def peer_chain(scope: Scope) -> tuple[bytes, ...]:
     """The client's chain, DER, leaf first; () where there is none."""
-    chain: tuple[bytes, ...] = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain_der", ())
+    chain: tuple[bytes, ...] = _tls(scope).get("client_cert_chain_der", ())
     return chain
+
+
+def _tls(scope: Scope) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = scope.get("extensions", {}).get("tls", {})
+    return found
 
 
 def verdict(scope: Scope) -> Verdict:

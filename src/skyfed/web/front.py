@@ -20,12 +20,19 @@ from skyfed.web.runtime import Assembly, Health, Runtime
 from skyfed.web.server import Server
 
 
-def front_door(assembly: Assembly, *, service: str, judge: Judge, clock: Clock) -> ASGIApp:
+def front_door(
+    assembly: Assembly, *, service: str, judge: Judge, clock: Clock, fronts: frozenset[str] = frozenset()
+) -> ASGIApp:
     """The area's application behind the verdict and the error boundary: what a listener serves. There is no other way in."""
     if assembly.app is None:
         raise Unavailable(f"service '{service}' has no application to serve", code="no_application")
     guarded = Access(
-        without_error_pages(assembly.app), service=service, judge=judge, public=assembly.public, render=assembly.render
+        without_error_pages(assembly.app),
+        service=service,
+        judge=judge,
+        public=assembly.public,
+        render=assembly.render,
+        fronts=fronts,
     )
     return Boundary(guarded, service=service, clock=clock, render=assembly.render)
 
@@ -37,7 +44,7 @@ async def serve_public(assembly: Assembly, runtime: Runtime, tls: ssl.SSLContext
     """
     if runtime.listener is None:
         raise Unavailable(f"service '{runtime.service}' has no listener; give it one in node.toml", code="no_listener")
-    app = front_door(assembly, service=runtime.service, judge=runtime.judge, clock=runtime.clock)
+    app = front_door(assembly, service=runtime.service, judge=runtime.judge, clock=runtime.clock, fronts=runtime.fronts)
     server = Server(app, service=runtime.service, tls=tls, limits=assembly.limits, clock=runtime.clock)
     return server, await server.listen(runtime.listener.host, runtime.listener.port)
 

@@ -12,7 +12,7 @@ import logging
 import ssl
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,6 +22,7 @@ from skyfed.core.log import event
 from skyfed.web.coalesce import Coalescing
 from skyfed.web.guard import Limits, Refused, Sparingly, is_forged
 from skyfed.web.measures import REFUSED
+from skyfed.web.trusted_front import FIELDS, FORWARDED
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -182,6 +183,10 @@ class GuardedHttp(HttpToolsProtocol):
             raise _body_too_large(self._limits)
         if not is_forged(name):
             super().on_header(name, value)
+        elif name in FIELDS and self._tls is not None:
+            # Stripped like all that claims an identity; whether this peer may speak for others is the verdict's to say.
+            tls = cast("dict[str, Any]", self.scope["extensions"]["tls"])
+            tls.setdefault(FORWARDED, []).append((name, value))
 
     def on_headers_complete(self) -> None:
         self._disarm()
@@ -195,7 +200,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._unparsed = max(0, self._unparsed - len(body) - CHUNK_FRAMING)
         if self._body_bytes > self._limits.body_bytes:
             raise _body_too_large(self._limits)
-        if self.cycle is not None and self.cycle.response_complete:
+        if self.cycle.response_complete:
             # The answer is out; a peer that goes on sending has had time to read it.
             self._discard(len(body))
             return

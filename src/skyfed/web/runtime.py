@@ -50,7 +50,8 @@ class Runtime:
 
     `site` is the site's registry name, "" on a federation node. `data` is the service's own directory, `tasks` its own
     supervisor, `run` holds the node's unix sockets. `compute` is the site's compute service in the process that runs
-    it, else None; take it with `require_compute`, which gives it its type.
+    it, else None; take it with `require_compute`, which gives it its type. `fronts` are
+    the subjects of TLS-terminating proxies that may speak for their clients.
     """
 
     node: str
@@ -68,6 +69,7 @@ class Runtime:
     host: HostCredential
     http: Client
     compute: object | None = None
+    fronts: frozenset[str] = frozenset()
 
     def require_compute(self, kind: type[Service]) -> Service:
         """The compute service, as `kind`. Raises Unavailable (`no_compute`) where this process does not run it.
