@@ -14,7 +14,7 @@ import msgspec
 
 from skyfed.accounting.client import AccountingClient
 from skyfed.accounting.model import CloudRecord, CloudSummary
-from skyfed.core.clock import Clock
+from skyfed.core.clock import Clock, from_iso
 from skyfed.core.errors import Forbidden, NotFound, SkyfedError, TimedOut, Unavailable
 from skyfed.core.http import Client
 from skyfed.core.ids import new_uuid
@@ -25,6 +25,8 @@ from skyfed.federation.ssh import run_over_ssh
 from skyfed.identity import ac, proxy
 from skyfed.infosys.client import InfosysClient, addresses
 from skyfed.infosys.model import Offer
+from skyfed.node.config import Node
+from skyfed.node.supervisor import read_states
 from skyfed.occi.client import Machine, OcciClient, Order, ssh_address
 from skyfed.pki.files import read_credential
 from skyfed.pki.tls import ClientTls
@@ -43,6 +45,8 @@ STOP_SECONDS = 120.0
 # The last record leaves the site within seconds of the end; the outbox may have backed off from a dead repository.
 RECORD_SECONDS = 90.0
 LOOK_SECONDS = 0.2
+# How long after its start a site has certainly compared what it knows with its engine, which opens in up to ten seconds.
+SETTLED_SECONDS = 15.0
 # Records carry whole seconds.
 TOLERANCE_SECONDS = 1.0
 
@@ -262,7 +266,7 @@ class Visit:
         return self.location
 
     def _await_active(self) -> str:
-        machine, self.watch.active = self._until_state("active", BOOT_SECONDS)
+        machine, self.watch.active = self._until_state("active", BOOT_SECONDS, self.watch.created.after)
         host, port = ssh_address(machine)
         return f"active, SSH at {host}:{port}"
 
@@ -276,8 +280,10 @@ class Visit:
         return f"{hostname}: {system}"
 
     def _stop(self) -> str:
+        asked = self.watch.stopped.after or time.time()
+        self.watch.stopped = Span(asked, 0)  # an earlier try may have got through: it ran until the first at least
         self.occi.act(self.location, "stop", "graceful")
-        machine, self.watch.stopped = self._until_state("inactive", STOP_SECONDS)
+        machine, self.watch.stopped = self._until_state("inactive", STOP_SECONDS, asked)
         return f"{machine.state}, {'the guest shut down' if not machine.message else machine.message}"
 
     def _delete(self) -> str:
@@ -296,21 +302,29 @@ class Visit:
             return "gone"
         raise NotShown(f"{self.location} is still there after its deletion")
 
-    def _until_state(self, state: str, seconds: float) -> tuple[Machine, Span]:
-        """The machine in `state`, and between which two looks it got there."""
+    def _until_state(self, state: str, seconds: float, asked: float) -> tuple[Machine, Span]:
+        """The machine in `state`, and between which two looks it got there; `asked`: when it was told to go there."""
         last_other = time.time()
         deadline = time.monotonic() + seconds
         while True:
-            asked = time.time()
+            looked = time.time()
             machine = patiently(lambda: self.occi.get(self.location))
             if machine.state == state:
-                return machine, Span(last_other, time.time())
+                # A site that has just come back shows what it last knew, until its engine has told it what became of
+                # the guest meanwhile: such looks prove nothing, and it got there some time since it was told to.
+                return machine, Span(last_other if self._settled(asked) else asked, time.time())
             if machine.state == "error":
                 raise NotShown(f"it went into error: {machine.message}")
             if time.monotonic() > deadline:
                 raise TimedOut(f"it is {machine.state} after {seconds:.0f} s, not {state}: {machine.message}")
-            last_other = asked
+            last_other = looked
             time.sleep(LOOK_SECONDS)
+
+    def _settled(self, since: float) -> bool:
+        """Whether all of the site's processes ran at `since`, had for a while, and have not been restarted."""
+        states = read_states(Node.load(self.tour.places.node(self.site)))
+        latest = since - SETTLED_SECONDS
+        return all(s.state == "running" and from_iso(s.since).timestamp() < latest for s in states)
 
     # -- usage ------------------------------------------------------------------------------------------------------
 
