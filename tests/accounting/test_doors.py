@@ -1,6 +1,7 @@
 """The repository over real TLS: who may post, what is public, what the client and the commands show."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -199,10 +200,21 @@ def test_the_summary_command_shows_the_sums(pki: Pki, url: str) -> None:
     client(pki, url, "host").post_message(signed(pki.host, record()), empaid="1")
     text = run(pki, url, "summary", "--site", "ALPHA", "--vo", "demo.skyfed")
     assert "demo.skyfed" in text
-    assert "1.00" in text
+    assert " 60 min " in text
     (row,) = json.loads(run(pki, url, "summary", "--json"))
     assert (row["SiteName"], row["WallDuration"], row["CpuCount"]) == ("ALPHA", 3600, 2)
     assert json.loads(run(pki, url, "summary", "--json", "--month", "1999-01")) == []
+
+
+def test_a_short_run_is_told_in_seconds_and_a_long_one_in_hours(pki: Pki, url: str, proxy: Path) -> None:
+    alice = dn(pki.alice)
+    short = record("short", wall=17, cpu_duration=0, global_user_name=alice, image_id="i-1")
+    long = record("long", wall=9_000, cpu_duration=8_000, global_user_name=alice, image_id="i-2")
+    client(pki, url, "host").post_message(signed(pki.host, short, long), empaid="1")
+    for command in ("summary", "records"):
+        text = run(pki, url, command, proxy=proxy)
+        assert re.search(r" 17 s +0 s ", text)
+        assert re.search(r" 2\.5 h +2\.2 h ", text)
 
 
 def test_the_records_command_shows_ones_own(pki: Pki, url: str, proxy: Path) -> None:

@@ -17,7 +17,7 @@ from skyfed.accounting.model import CloudSummary, JournalRecord, parse_month
 from skyfed.core.clock import from_epoch, iso
 from skyfed.core.http import AdminClient, admin_client
 from skyfed.core.terminal import emit, json_option, node_option, table
-from skyfed.core.text import one_line, plural
+from skyfed.core.text import duration, one_line, plural
 from skyfed.pki.commands import certificates_option, outbound
 
 Command = Callable[..., Any]
@@ -202,8 +202,8 @@ def _print(rows: list[T], *, as_json: bool, human: Callable[[list[T]], str]) -> 
         emit(rows, as_json=False, human=human)
 
 
-def _hours(seconds: int | None) -> str:
-    return "–" if seconds is None else f"{seconds / 3600:.2f}"
+def _duration(seconds: int | None) -> str:
+    return "–" if seconds is None else duration(seconds)
 
 
 def _summary_table(rows: Iterable[CloudSummary], *, names: bool) -> str:
@@ -214,15 +214,15 @@ def _summary_table(rows: Iterable[CloudSummary], *, names: bool) -> str:
         "STATUS",
         "VMS",
         "CORES",
-        "WALL h",
-        "CPU h",
+        "WALL",
+        "CPU",
         *(["USER"] if names else []),
         "IMAGE",
     ]
     cells = [
         [
             f"{row.year:04d}-{row.month:02d}", row.site_name, row.vo, row.status, row.number_of_vms, f"{row.cpu_count:g}",
-            _hours(row.wall_duration), _hours(row.cpu_duration), *([row.global_user_name] if names else []), row.image_id,
+            _duration(row.wall_duration), _duration(row.cpu_duration), *([row.global_user_name] if names else []), row.image_id,
         ]
         for row in rows
     ]  # fmt: skip
@@ -230,11 +230,11 @@ def _summary_table(rows: Iterable[CloudSummary], *, names: bool) -> str:
 
 
 def _record_table(rows: Iterable[JournalRecord]) -> str:
-    headers = ["MACHINE", "SITE", "STATUS", "START", "END", "WALL h", "CPU h", "RECEIVED"]
+    headers = ["MACHINE", "SITE", "STATUS", "START", "END", "WALL", "CPU", "RECEIVED"]
     cells = [
         [
             item.record.vm_uuid, item.record.site_name, item.record.status or "–", _when(item.record.start_time),
-            _when(item.record.end_time), _hours(item.record.wall_duration), _hours(item.record.cpu_duration),
+            _when(item.record.end_time), _duration(item.record.wall_duration), _duration(item.record.cpu_duration),
             _when(item.received) + ("" if item.current else " (replaced)"),
         ]
         for item in rows

@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+from skyfed.core import text
+
 DASH = "–"
 
 
@@ -21,15 +23,8 @@ def count(value: int | None) -> str:
 
 
 def duration(hours: float | None) -> str:
-    """`38 s`, `12 min`, `2.5 h`, `1 234 h`: usage spans days of a whole federation and seconds of a first try."""
-    if hours is None:
-        return DASH
-    seconds = round(hours * 3600)
-    if seconds < 120:
-        return f"{seconds} s"
-    if seconds < 7200:
-        return f"{round(seconds / 60)} min"
-    return f"{hours:.1f} h" if hours < 1000 else f"{count(round(hours))} h"
+    """In the unit that fits; a dash for what nobody told."""
+    return DASH if hours is None else text.duration(hours * 3600)
 
 
 def memory(megabytes: int) -> str:
