@@ -354,6 +354,7 @@ class EngineConformance:
     async def test_a_guest_that_halts_while_the_engine_is_away_is_found_stopped(self, world: World) -> None:
         vm = await world.made()
         await world.ready(vm.id)
+        used = await self.counters(world, vm.id)
         await world._hang_up()
         await world.kill()
         await world.halt(vm.id)
@@ -365,6 +366,10 @@ class EngineConformance:
                 await asyncio.sleep(0.02)
         assert vm.since < found.since < reopened
         assert found.booted == vm.booted
+        # It is known what it used, by a sample that does not say that it ran on.
+        assert found.counters is not None
+        assert (found.counters.boot, found.counters.cpu_seconds >= used.cpu_seconds) == (used.boot, True)
+        assert found.counters.at < reopened
 
     @story
     async def test_machines_are_made_side_by_side(self, world: World) -> None:

@@ -261,10 +261,12 @@ class LibvirtEngine:
     async def _open(self) -> _Open:
         try:
             await asyncio.to_thread(self._lay_out)
+            # Before libvirt opens, which ends the processes of guests that went off while nobody watched.
+            used = await asyncio.to_thread(lambda: self._sampler.read(self._records.ids()))
             run_event_loop()
             uri = self._settings.uri or await asyncio.to_thread(self._embedded)
             connection = await asyncio.to_thread(Connection, uri)
-            opened = await self._opened(connection)
+            opened = await self._opened(connection, used)
         except SkyfedError as refused:
             log.exception("the engine does not open")
             raise engine_error("engine_down", f"the engine does not open: {refused.message}") from refused
@@ -286,7 +288,7 @@ class LibvirtEngine:
         clear_ended(self._root)
         return embedded_uri(self._root)
 
-    async def _opened(self, connection: Connection) -> _Open:
+    async def _opened(self, connection: Connection, used: dict[str, VmCounters]) -> _Open:
         loop = asyncio.get_running_loop()
 
         looked = False
@@ -321,6 +323,11 @@ class LibvirtEngine:
             connection.watch(lifecycle, rebooted, lost)
             for id in await adopt(self._records, self._machines, domains, self._root):
                 self._await_end(id)
+            for id, counters in used.items():
+                if (record := self._machines.find(id)) is not None:
+                    # A reading says that the guest ran when it was taken: of one that is off, no later than its end.
+                    at = record.since if record.state in OFF else counters.at
+                    self._machines.count(msgspec.structs.replace(counters, at=at))
             looked = True
             for word in early:
                 word()

@@ -39,7 +39,7 @@ def runs(pid: int, id: str) -> bool:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Processor time used by all threads of the process, as libvirt's cpu.time counts; None once it is gone."""
+    """Processor time used by all threads of the process, as libvirt's cpu.time counts; None once it is buried."""
     fields = _stat(pid)
     return (int(fields[11]) + int(fields[12])) / _TICKS if fields else None
 
@@ -85,7 +85,7 @@ def _stat(pid: int) -> list[str]:
         fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
-    return fields if fields and fields[0] not in "ZX" else []
+    return fields if fields and fields[0] != "X" else []
 
 
 def _started(pid: int) -> str | None:
