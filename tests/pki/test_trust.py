@@ -313,6 +313,22 @@ def test_a_file_that_breaks_keeps_its_earlier_content_and_is_listed(own: Pki) ->
     assert store.problems() == ()
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_old_root_with_the_serial_number_0_is_used_and_listed_and_nothing_is_said_on_stderr(own: Pki) -> None:
+    key = new_key()
+    name = names.from_oneline("/DC=test/CN=old root")
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+    der = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    # Version 3 and serial number 1, as they stand in a row (RFC 5280 section 4.1); nobody makes a 0 any more.
+    old = der.replace(bytes.fromhex("a003020102 020101"), bytes.fromhex("a003020102 020100"))
+    write_atomic(own.certificates / "0123abcd.0", old)
+    store = own.trust()
+    (problem,) = store.problems()
+    assert problem.file == "0123abcd.0"
+    assert "serial number 0, which RFC 5280 section 4.1.2.2 forbids" in problem.message
+    assert [c.subject for c in store.anchors.certificates if c != own.ca.certificate] == [name]
+
+
 def test_a_directory_that_vanishes_keeps_what_was_read(own: Pki) -> None:
     store = own.trust()
     shutil.move(own.certificates, own.directory / "away")

@@ -5,6 +5,10 @@ rules; HASH is the subject hash in either OpenSSL's new or old form, so that mos
 """
 
 import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -12,6 +16,7 @@ from typing import Literal
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtensionOID
 
 from skyfed.core.errors import Invalid
@@ -72,8 +77,8 @@ class Crl:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A file that could not be used (what was read from it before stays in force), or a directory that cannot be
-    read."""
+    """A file that could not be used (what was read from it before stays in force) or that is used although a standard
+    objects, or a directory that cannot be read."""
 
     file: str
     message: str
@@ -149,6 +154,16 @@ def parse_file(name: str, data: bytes) -> Parsed:
     raise Invalid(f"{shown(name)} is no file of a trust directory", code="trust_file")
 
 
+def objection(parsed: Parsed) -> str:
+    """What a standard forbids in a file that is in force all the same; "" where there is nothing."""
+    if isinstance(parsed, x509.Certificate):
+        with _serials_unremarked():
+            serial = parsed.serial_number
+        if serial <= 0:
+            return f"the certificate has the serial number {serial}, which RFC 5280 section 4.1.2.2 forbids; it is used"
+    return ""
+
+
 def file_kind(name: str) -> FileKind | None:
     """What a file of this name holds; None for files that this package does not read (`.info`, `.crl_url`, …)."""
     match = FILE_NAME.fullmatch(name)
@@ -192,9 +207,23 @@ def assemble(files: dict[str, Parsed], problems: tuple[Problem, ...]) -> Anchors
 
 
 def _certificate(data: bytes) -> x509.Certificate:
-    if b"-----BEGIN" in data:
-        return x509.load_pem_x509_certificate(data)
-    return x509.load_der_x509_certificate(data)
+    with _serials_unremarked():
+        if b"-----BEGIN" in data:
+            return x509.load_pem_x509_certificate(data)
+        return x509.load_der_x509_certificate(data)
+
+
+# The filters of `warnings` belong to the whole process: two threads that change them at once undo each other.
+_FILTERS = threading.Lock()
+
+
+@contextmanager
+def _serials_unremarked() -> Iterator[None]:
+    """Old root certificates have the serial number 0, of which the library warns on stderr at every look; `objection` says
+    it instead."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
+        yield
 
 
 def _crl(data: bytes) -> Crl:

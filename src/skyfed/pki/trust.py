@@ -16,7 +16,7 @@ from cryptography import x509
 from skyfed.core.clock import Clock
 from skyfed.core.errors import Invalid
 from skyfed.core.settings import setting
-from skyfed.pki.anchors import FILE_LIMITS, Anchors, Parsed, Problem, assemble, file_kind, parse_file
+from skyfed.pki.anchors import FILE_LIMITS, Anchors, Parsed, Problem, assemble, file_kind, objection, parse_file
 from skyfed.pki.files import read_bounded
 from skyfed.pki.path import Path, PathSettings, verify_path
 
@@ -74,7 +74,7 @@ class TrustStore:
         return self._anchors
 
     def problems(self) -> tuple[Problem, ...]:
-        """Files that are not in force as they stand, and why."""
+        """Files that are not in force as they stand, or are although a standard objects, and why."""
         return self.anchors.problems
 
     def refresh(self) -> int:
@@ -121,7 +121,10 @@ class TrustStore:
             return known
         try:
             data = read_bounded(self.directory / name, FILE_LIMITS[file_kind(name) or "certificate"])
-            return _File(signature, hashlib.sha256(data).digest(), parse_file(name, data), None)
+            parsed = parse_file(name, data)
+            objected = objection(parsed)
+            problem = Problem(name, objected) if objected else None
+            return _File(signature, hashlib.sha256(data).digest(), parsed, problem)
         except Invalid as error:
             kept = known.parsed if known is not None else None
             message = error.message + ("; its earlier content stays in force" if kept is not None else "")
