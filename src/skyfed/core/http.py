@@ -120,11 +120,14 @@ class Client:
         policy: AddressPolicy = ANY_ADDRESS,
         user_agent: str = "skyfed",
         unix_socket: Path | None = None,
+        trusted: str = "",
     ) -> None:
+        """`trusted` says in words whom `ssl_context` trusts: whoever reads that a server is not trusted is told."""
         self._ssl_context = ssl_context
         self._policy = policy
         self._user_agent = user_agent
         self._unix_socket = unix_socket
+        self._trusted = trusted
         self._pools: dict[tuple[str, str, int, int], urllib3.HTTPConnectionPool] = {}
         self._lock = threading.Lock()
 
@@ -194,7 +197,7 @@ class Client:
     ) -> tuple[urllib3.BaseHTTPResponse, str]:
         origin = _split(url)
         for _ in range(MAX_REDIRECTS + 1):
-            with _translated(url, watch):
+            with _translated(url, watch, self._trusted):
                 response = self._pool(url).urlopen(
                     method,
                     _target(url),
@@ -396,7 +399,7 @@ def _unix_pool(path: Path | None) -> urllib3.HTTPConnectionPool:
 
 
 @contextmanager
-def _translated(url: str, watch: _Watch) -> Iterator[None]:
+def _translated(url: str, watch: _Watch, trusted: str = "") -> Iterator[None]:
     """Errors of sockets, TLS and urllib3 as the error family."""
     where = urlsplit(url).netloc or url
     late = f"{where} did not answer within {watch.deadline:g} s"
@@ -411,6 +414,8 @@ def _translated(url: str, watch: _Watch) -> Iterator[None]:
             raise TimedOut(late) from error
         refused = _root(error)
         hint = _UNTRUSTED if url.startswith("https:") and _ended_by_peer(refused) else ""
+        if trusted and _of_an_unknown_authority(refused):
+            hint = f"; trusted are {trusted}"
         raise Unavailable(f"cannot talk to {where}: {one_line(str(refused))}{hint}", code="unreachable") from error
     except UnicodeError as error:  # a host name that IDNA cannot encode
         raise Invalid(f"{shown(url)} has no usable host name", code="bad_url") from error
@@ -419,6 +424,15 @@ def _translated(url: str, watch: _Watch) -> Iterator[None]:
 # A server whose TLS does not trust the authority of a client's certificate cannot give an HTTP answer (and the alert that says
 # so is often lost with the connection), so this is said here.
 _UNTRUSTED = "; if it happens again, the server may not trust your certificate's authority: see 'skyfed proxy explain'"
+
+
+# OpenSSL's X509_V_ERR_* for a name and an address that the certificate is not for: another authority would not help.
+_WRONG_NAME = (62, 64)
+
+
+def _of_an_unknown_authority(error: BaseException) -> bool:
+    """Whether the server's certificate was refused for whom we trust, not for whose name is in it."""
+    return isinstance(error, ssl.SSLCertVerificationError) and error.verify_code not in _WRONG_NAME
 
 
 def _ended_by_peer(error: BaseException) -> bool:

@@ -6,9 +6,13 @@ from pathlib import Path
 import click
 
 from skyfed.core.clock import SystemClock
+from skyfed.core.errors import Invalid
 from skyfed.core.http import Client
+from skyfed.core.text import plural
 from skyfed.pki.tls import ClientTls
 from skyfed.pki.trust import TrustStore
+
+GRID_CERTIFICATES = Path("/etc/grid-security/certificates")
 
 certificates_option = click.option(
     "--certdir",
@@ -16,7 +20,7 @@ certificates_option = click.option(
     "certificates",
     type=click.Path(path_type=Path),
     envvar="X509_CERT_DIR",
-    default=Path("/etc/grid-security/certificates"),
+    default=GRID_CERTIFICATES,
     help="Directory of trusted authorities (default $X509_CERT_DIR).",
 )
 
@@ -27,7 +31,24 @@ def proxy_path() -> Path:
 
 
 def outbound(certificates: Path, cert: Path | None = None, key: Path | None = None) -> Client:
-    """A client that trusts `certificates` and the system's authorities, and shows `cert` (with its key in `key` or itself)."""
+    """A client that trusts `certificates` and the system's authorities, and shows `cert` (with its key in `key` or itself).
+
+    Raises Invalid (`trust_directory`) where `certificates` is no directory; the grid's own may be missing, for a machine
+    that only talks to services which the system's authorities vouch for."""
+    if certificates != GRID_CERTIFICATES and not certificates.is_dir():
+        wrong = "is no directory" if certificates.exists() else "does not exist"
+        raise Invalid(
+            f"the trust directory {certificates} {wrong}; right in $X509_CERT_DIR or --certdir is a directory with your"
+            " federation's authorities, each as HASH.0",
+            code="trust_directory",
+        )
     clock = SystemClock()
-    tls = ClientTls(TrustStore(certificates, clock), clock, cert=cert, key=key, system_roots=True)
-    return Client(ssl_context=tls.current)
+    trust = TrustStore(certificates, clock)
+    tls = ClientTls(trust, clock, cert=cert, key=key, system_roots=True)
+    return Client(ssl_context=tls.current, trusted=_trusted(trust))
+
+
+def _trusted(trust: TrustStore) -> str:
+    found = plural(len(trust.anchors.certificates), "authority", "authorities")
+    there = found if trust.directory.is_dir() else "no such directory"
+    return f"those in {trust.directory} ($X509_CERT_DIR or --certdir; {there}) and the system's"
