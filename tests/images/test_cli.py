@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +283,33 @@ def test_both_services_say_how_they_are(world: World) -> None:
     assert health(world.publisher).detail == "0 images in 2 lists"
     world.idle()
     assert health(world.site).ok
+
+
+def test_a_site_whose_list_host_is_down_asks_again_in_seconds_and_says_so(pki: Pki, tmp_path: Path) -> None:
+    robot = endorser(pki.robot)
+    subscription = {"url": f"https://localhost:{free_port()}/lists/x", "endorsers": [{"dn": robot.dn, "ca": robot.ca}]}
+
+    async def story() -> None:
+        (tmp_path / "compute").mkdir()
+        async with AsyncExitStack() as stack:
+            compute = await Site(tmp_path / "compute", clock=SystemClock()).start()
+            stack.push_async_callback(compute.stop)
+            settings = {"subscriptions": {"demo": subscription}, "poll_seconds": 3600.0}
+            node = Node(tmp_path / "site", pki, settings, compute=compute.service)
+            await node.start(stack)
+
+            async def looked_after(moment: datetime | None) -> datetime:
+                while (last := node.tasks.status()[0].last_success) == moment or last is None:
+                    await asyncio.sleep(0.02)
+                return last
+
+            async with asyncio.timeout(PATIENCE):
+                first = await looked_after(None)
+                health = await node.assembly.health()
+                assert not health.ok
+                assert re.fullmatch(
+                    r"0 of 0 images from 1 lists; demo: download_failed; next try in [0-5] s", health.detail
+                )
+                assert 4 < (await looked_after(first) - first).total_seconds() < 15
+
+    asyncio.run(story())

@@ -137,7 +137,7 @@ def test_a_failed_download_is_not_tried_again_at_once(shop: Shop, play: Play) ->
         await site.cycle()
         due = await site.subscriber.seconds_until_due()
         assert due is not None
-        assert 0 < due <= 30
+        assert 0 < due <= 5
         shop.faults.asked.clear()
         await site.cycle()
         assert not any(path.startswith("/files") for path, _ in shop.faults.asked)
@@ -284,9 +284,52 @@ def test_a_list_host_that_is_down_leaves_things_as_they_are(shop: Shop, play: Pl
         found = await site.cycle()
         assert (found.state, found.code, found.number) == (ListState.STALE, "download_failed", 10)
         assert site.offered() == ["Tiny Linux"]
-        due = await site.subscriber.seconds_until_due()
-        assert due is not None
-        assert due <= 60
+
+    play(story)
+
+
+def test_a_list_host_that_is_down_is_asked_again_soon_then_more_seldom_until_it_answers(shop: Shop, play: Play) -> None:
+    shop.publish(qcow2())
+    shop.faults.status["/lists"] = 503
+
+    async def story(site: Subscribing) -> None:
+        waits = []
+        for _ in range(9):
+            await site.cycle()
+            waits.append(await site.subscriber.seconds_until_due())
+        assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+        del shop.faults.status["/lists"]
+        assert (await site.cycle()).state is ListState.OK
+        assert await site.subscriber.seconds_until_due() is None
+
+    play(story)
+
+
+def test_an_image_host_that_is_down_is_asked_again_soon_and_is_one_event(shop: Shop, play: Play) -> None:
+    shop.publish(qcow2())
+    shop.faults.status["/files"] = 503
+
+    async def story(site: Subscribing) -> None:
+        for wait in (5, 10, 20, 40):
+            assert (await site.image()).state is ImageState.FAILED
+            assert await site.subscriber.seconds_until_due() == wait
+            shop.clock.advance(wait)
+        del shop.faults.status["/files"]
+        assert (await site.image()).state is ImageState.POOLED
+        assert await site.subscriber.seconds_until_due() is None
+        noted = await site.db.aread(lambda conn: events.latest(conn, 100))
+        assert [event.kind for event in noted].count("image-failed") == 1
+
+    play(story)
+
+
+def test_bytes_with_the_wrong_digest_are_not_fetched_over_and_over(shop: Shop, play: Play) -> None:
+    shop.publish(qcow2(1 << 26))
+    shop.faults.replace["/files"] = qcow2(1 << 27)
+
+    async def story(site: Subscribing) -> None:
+        assert (await site.image()).code == "image_digest"
+        assert await site.subscriber.seconds_until_due() == 30
 
     play(story)
 

@@ -217,11 +217,15 @@ def _subscriber(settings: Settings, runtime: Runtime, db: Database) -> _Part:
         tasks=runtime.tasks,
     )
 
+    sooner: list[asyncio.TimerHandle] = []
+
     async def cycle() -> None:
+        while sooner:
+            sooner.pop().cancel()
         await subscriber.cycle()
         due = await subscriber.seconds_until_due()
         if due is not None and due < settings.poll_seconds:
-            asyncio.get_running_loop().call_later(max(due, 1.0), runtime.tasks.wake, TASK)
+            sooner.append(asyncio.get_running_loop().call_later(max(due, 1.0), runtime.tasks.wake, TASK))
 
     async def start() -> None:
         await asyncio.to_thread(downloads.open)
@@ -233,7 +237,9 @@ def _subscriber(settings: Settings, runtime: Runtime, db: Database) -> _Part:
         pooled = sum(image.pooled_id is not None for each in found for image in each.images)
         listed = sum(len(each.images) for each in found)
         detail = f"{pooled} of {listed} images from {len(found)} lists"
-        return Health(ok=not bad, detail="; ".join([detail, *bad]))
+        due = await subscriber.seconds_until_due()
+        again = [f"next try in {min(due, settings.poll_seconds):.0f} s"] if due is not None else []
+        return Health(ok=not bad, detail="; ".join([detail, *bad, *again]))
 
     return _Part(
         public=(),

@@ -11,12 +11,13 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from skyfed.compute.model import DiskFormat, ImageMeta
 from skyfed.core.clock import Clock
-from skyfed.core.errors import Invalid, NotFound, SkyfedError, TooLarge, Unavailable
+from skyfed.core.errors import Invalid, NotFound, SkyfedError, TimedOut, TooLarge, Unavailable
 from skyfed.core.http import Client
 from skyfed.core.log import event as log_event
 from skyfed.core.sql import Database
@@ -26,7 +27,7 @@ from skyfed.images.download import Downloads, fetch_list
 from skyfed.images.evaluate import Accepted, Policy, evaluate
 from skyfed.images.inspection import Inspection, InspectionLimits, inspect
 from skyfed.images.model import ListState, Subscription
-from skyfed.images.subscriptions import Work
+from skyfed.images.subscriptions import Backoff, Work
 from skyfed.pki.trust import TrustStore
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 TASK = "images"
 # Refusals that another try cannot mend; all others are tried again later.
 _FINAL = (Invalid, TooLarge)
+# Passing troubles, tried again soon; but not what cost a whole download and would again.
+_PASSING = (Unavailable, TimedOut)
+_COSTLY = ("image_digest",)
 
 
 class PooledImage(Protocol):
@@ -68,6 +72,14 @@ class SubscriptionTerms:
     refuse_reused_version: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A list that could not be fetched: how often in a row, and when it is due again."""
+
+    failures: int
+    due: datetime
+
+
 class Subscriber:
     """Methods belong to one event loop; what blocks runs in threads."""
 
@@ -94,6 +106,7 @@ class Subscriber:
         self._clock = clock
         self._tasks = tasks
         self._stopping = threading.Event()
+        self._missed: dict[str, Missed] = {}
 
     def stop(self) -> None:
         """Break off a running download at its next chunk, so that the process need not wait for it; it goes on after
@@ -122,9 +135,10 @@ class Subscriber:
         return await self._db.aread(lambda conn: subscriptions.overview(conn, self._terms))
 
     async def seconds_until_due(self) -> float | None:
-        """When the earliest failed download is to be tried again."""
-        due = await self._db.aread(subscriptions.next_try)
-        return None if due is None else max(0.0, (due - self._clock.now()).total_seconds())
+        """When the earliest list or image that could not be fetched is to be tried again; None where there is none."""
+        image = await self._db.aread(subscriptions.next_try)
+        times = [missed.due for missed in self._missed.values()] + ([image] if image is not None else [])
+        return max(0.0, (min(times) - self._clock.now()).total_seconds()) if times else None
 
     # -- lists --------------------------------------------------------------------------------------------------
 
@@ -135,8 +149,10 @@ class Subscriber:
         try:
             fetched = await asyncio.to_thread(fetch_list, self._http, terms.url, row.etag if row.message else "")
         except SkyfedError as error:
+            self._miss(name, error)
             await self._fall_back(name, row, "download_failed", error.message)
             return
+        self._missed.pop(name, None)
         message = fetched.message if fetched.message is not None else row.message
         try:
             accepted = await asyncio.to_thread(self._evaluate, name, message, row)
@@ -147,6 +163,10 @@ class Subscriber:
                 await self._fall_back(name, row, error.code, error.message)
             return
         await self._accept(name, accepted, message, fetched.etag)
+
+    def _miss(self, name: str, error: SkyfedError) -> None:
+        failures = self._missed[name].failures if name in self._missed else 0
+        self._missed[name] = Missed(failures + 1, self._clock.now() + _backoff(error).delay(failures))
 
     def _evaluate(self, name: str, message: bytes, row: Any) -> Accepted:
         """A new message, or the stored one again: certificates, CRLs and dates move on without it."""
@@ -233,9 +253,12 @@ class Subscriber:
 
     async def _note_failure(self, item: Work, error: SkyfedError) -> None:
         final = isinstance(error, _FINAL)
-        mark = subscriptions.rejected if final else subscriptions.failed
-        now = self._clock.now()
-        await self._db.awrite(lambda conn: mark(conn, item, error.code, error.message, now))
+        code, reason, now = error.code, error.message, self._clock.now()
+        if final:
+            await self._db.awrite(lambda conn: subscriptions.rejected(conn, item, code, reason, now))
+        else:
+            backoff = _backoff(error)
+            await self._db.awrite(lambda conn: subscriptions.failed(conn, item, code, reason, now, backoff))
         log_event(
             log,
             logging.WARNING,
@@ -272,6 +295,11 @@ class Subscriber:
                 self._say(f"{what}: {percent} %")
 
         return report
+
+
+def _backoff(error: SkyfedError) -> Backoff:
+    passing = isinstance(error, _PASSING) and error.code not in _COSTLY
+    return subscriptions.SOON if passing else subscriptions.SELDOM
 
 
 def _meta(item: Work, found: Inspection) -> ImageMeta:

@@ -21,13 +21,26 @@ from skyfed.images.model import (
 )
 from skyfed.pki import names, smime
 
-FIRST_RETRY = timedelta(seconds=30)
-LAST_RETRY = timedelta(hours=6)
-# A list host that is down is asked again after this long, whatever the usual interval.
-LIST_RETRY = timedelta(seconds=60)
 EXPIRED = "the image's own dc:date:expires has passed"
 
 _S, _I = tables.subscription.c, tables.image.c
+
+
+class Backoff(msgspec.Struct, frozen=True):
+    """How soon something that failed is tried again: after `first`, then twice as long each time, at most `last`."""
+
+    first: timedelta
+    last: timedelta
+
+    def delay(self, failures: int) -> timedelta:
+        """How long to wait after so many earlier failures in a row."""
+        return min(self.last, self.first * (1 << min(failures, 20)))
+
+
+# A host that is down or restarting: asking costs nothing, and both a reboot and a night's outage end unannounced.
+SOON = Backoff(timedelta(seconds=5), timedelta(minutes=5))
+# What another try may mend only when somebody has done something, or what costs a whole download each time.
+SELDOM = Backoff(timedelta(seconds=30), timedelta(hours=6))
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,13 +251,9 @@ def work(conn: Connection, now: datetime) -> tuple[Work, ...]:
 
 
 def next_try(conn: Connection) -> datetime | None:
-    """When the earliest failed image or unreachable list is due again."""
+    """When the earliest failed image is due again."""
     image = conn.execute(sa.select(sa.func.min(_I.next_try)).where(_I.state == ImageState.FAILED)).scalar()
-    unreachable = sa.select(sa.func.min(_S.checked)).where(_S.code == "download_failed")
-    checked = conn.execute(unreachable).scalar()
-    times = [from_epoch(image)] if image is not None else []
-    times += [from_epoch(checked) + LIST_RETRY] if checked is not None else []
-    return min(times, default=None)
+    return from_epoch(image) if image is not None else None
 
 
 def to_retire(conn: Connection) -> tuple[tuple[str, str, str], ...]:
@@ -285,15 +294,15 @@ def withdrawn(conn: Connection, subscription: str, identifier: str) -> None:
     conn.execute(tables.image.update().where(_key(subscription, identifier)).values(pooled_id=None, pooled_sha512=None))
 
 
-def failed(conn: Connection, item: Work, code: str, reason: str, now: datetime) -> None:
-    """Try again later, more and more seldom."""
+def failed(conn: Connection, item: Work, code: str, reason: str, now: datetime, backoff: Backoff) -> None:
+    """Try again later, more and more seldom. Of failures in a row that are tried again soon only the first is an event."""
     where = _key(item.subscription, item.image.identifier)
     row = conn.execute(sa.select(tables.image).where(where)).one_or_none()
     if row is None or row.sha512 != item.sha512:
         return
-    delay = min(LAST_RETRY, FIRST_RETRY * 2 ** min(row.attempts, 20))
-    _settle(conn, item.subscription, item.image.identifier, ImageState.FAILED, code, reason, now)
-    again = {"attempts": row.attempts + 1, "next_try": epoch(now + delay)}
+    quiet = backoff is SOON and row.attempts > 0
+    _settle(conn, item.subscription, item.image.identifier, ImageState.FAILED, code, reason, now, quiet=quiet)
+    again = {"attempts": row.attempts + 1, "next_try": epoch(now + backoff.delay(row.attempts))}
     conn.execute(tables.image.update().where(where).values(again))
 
 
