@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from skyfed.federation.places import Places
+from skyfed.federation.places import NODES, Places
 from support import federation as fed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.peer]
@@ -46,7 +46,8 @@ def test_a_persons_name_stands_in_one_table_of_each_database(places: Places, rec
     assert record["GlobalUserName"].endswith("/CN=alice")
     found = {
         (path.parts[-4], path.parts[-2], table)
-        for path in places.directory.glob("nodes/*/data/*/*.db")
+        for node in NODES
+        for path in places.node(node).glob("data/*/*.db")
         for table in tables_with(path, b"CN=alice")
     }
     assert found == {

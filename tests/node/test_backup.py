@@ -13,6 +13,7 @@ import pytest
 from skyfed.core.errors import Conflict, Invalid, NotFound
 from skyfed.node.backup import _copy_disk, _frozen, backup, restore
 from skyfed.node.config import Node
+from skyfed.node.status import find_nodes
 
 NODE = """
 [node]
@@ -126,6 +127,15 @@ def test_a_node_restored_in_place_keeps_its_logs_and_what_was_there_aside(
     assert not (node.directory / "later").exists()
     (aside,) = tmp_path.glob("node.before-*")
     assert (aside / "later").read_text() == "not in the backup"
+
+
+def test_what_a_restore_kept_aside_is_no_node_to_be_shown(node: Node, tmp_path: Path) -> None:
+    backup(node, tmp_path / "b.tar.gz")
+    there = tmp_path / "run" / "nodes" / "alpha"
+    restore(tmp_path / "b.tar.gz", there)
+    restore(tmp_path / "b.tar.gz", there)
+    assert len(list(there.parent.iterdir())) == 2
+    assert [found.directory for found in find_nodes(tmp_path / "run", None)] == [there]
 
 
 def test_a_process_whose_disk_is_copied_stands_still_and_goes_on(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import msgspec
 from skyfed.compute.engines.libvirt.processes import running
 from skyfed.core.errors import Conflict, Invalid, NotFound, Unavailable
 from skyfed.core.text import one_line, plural, shown
-from skyfed.node.config import FILE_NAME, Node
+from skyfed.node.config import ASIDE, FILE_NAME, Node
 from skyfed.node.services import settings_of
 from skyfed.node.supervisor import read_states
 
@@ -133,7 +133,7 @@ def restore(archive: Path, directory: Path, progress: Callable[[str], None] = la
             _check_database(unpacked / name)
         (unpacked / MANIFEST).unlink()
         if directory.exists():
-            aside = directory.with_name(f"{directory.name}.before-{int(time.time())}")
+            aside = directory.with_name(f"{directory.name}{ASIDE}{int(time.time())}")
             _set_aside(directory, aside, unpacked, staying=("log", *(() if manifest.disks else _disks(unpacked))))
         unpacked.rename(directory)
     return manifest

@@ -13,6 +13,8 @@ from skyfed.identity.judge import JudgeSettings
 from skyfed.pki.trust import TrustSettings
 
 FILE_NAME = "node.toml"
+ASIDE = ".before-"
+"""In the name of what a restore kept aside: DIRECTORY.before-TIME is a node no more."""
 
 
 class Trust(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

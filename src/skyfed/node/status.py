@@ -9,7 +9,7 @@ import msgspec
 from skyfed.core.errors import NotFound, SkyfedError, Unavailable
 from skyfed.core.http import AdminClient, admin_client
 from skyfed.core.text import one_line
-from skyfed.node.config import FILE_NAME, Node
+from skyfed.node.config import ASIDE, FILE_NAME, Node
 from skyfed.node.supervisor import ProcessState, read_states
 
 ANSWER_SECONDS = 5.0
@@ -48,7 +48,8 @@ def find_nodes(directory: Path | None, node: Path | None) -> list[Node]:
     if node is not None:
         return [Node.load(node)]
     directory = directory or Path("run")
-    found = sorted(path.parent for path in (directory / "nodes").glob(f"*/{FILE_NAME}"))
+    laid_out = (path.parent for path in (directory / "nodes").glob(f"*/{FILE_NAME}"))
+    found = sorted(path for path in laid_out if ASIDE not in path.name)
     if not found:
         raise NotFound(f"there is no node below {directory}/nodes; give --node DIR or --dir FEDERATION")
     return [Node.load(path) for path in found]
