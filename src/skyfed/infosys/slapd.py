@@ -265,7 +265,8 @@ async def _communicate(argv: list[str], data: bytes, seconds: float) -> tuple[in
     """Run a program to its end; its status and what it wrote on its error output."""
     process = await asyncio.create_subprocess_exec(
         *argv,
-        stdin=subprocess.PIPE,
+        # No pipe for nothing: a program that never reads may have ended before it is written to, and uvloop minds.
+        stdin=subprocess.PIPE if data else subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         # No preexec_fn: Python may vfork then. A batch whose parent dies ends by itself, with the rest of its input.
@@ -273,7 +274,7 @@ async def _communicate(argv: list[str], data: bytes, seconds: float) -> tuple[in
     )
     try:
         async with asyncio.timeout(seconds):
-            _, said = await process.communicate(data)
+            _, said = await process.communicate(data or None)
     except TimeoutError as error:
         raise TimedOut(f"{Path(argv[0]).name} did not end within {seconds:g} s", code="slapd_batch") from error
     finally:
