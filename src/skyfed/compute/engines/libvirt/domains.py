@@ -33,7 +33,7 @@ class Domains:
         """`libvirt 9.0.0, QEMU 7.2.22`."""
 
         def ask() -> str:
-            return f"libvirt {_dotted(self._raw.getLibVersion())}, QEMU {_dotted(self._raw.getVersion())}"
+            return f"{_dotted(self._raw.getLibVersion())} with QEMU {_dotted(self._raw.getVersion())}"
 
         return await self.connection.call(ask)
 
