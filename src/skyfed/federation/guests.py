@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from skyfed.federation.places import SITES, Places
 
 LOOK_SECONDS = 0.1
+_LINK = re.compile(rb"/[\w./-]*/skyfed-[0-9a-f]{16}")
 
 
 def guest_pids(places: Places) -> list[int]:
@@ -26,7 +28,15 @@ def _is_guest(entry: Path, roots: tuple[bytes, ...]) -> bool:
         arguments = (entry / "cmdline").read_bytes().split(b"\0")
     except OSError:  # ended meanwhile, or another user's
         return False
-    return b"qemu-system" in arguments[0] and any(root in argument for argument in arguments for root in roots)
+    if b"qemu-system" not in arguments[0]:
+        return False
+    return any(root in _unlinked(argument) for argument in arguments for root in roots)
+
+
+def _unlinked(argument: bytes) -> bytes:
+    """`argument` with the short link that stands for a long engine root (`libvirt.connection.short_path`) followed."""
+    found = _LINK.search(argument)
+    return os.path.realpath(found[0]) + b"/" if found else argument
 
 
 def end_guests(places: Places, *, grace: float) -> int:

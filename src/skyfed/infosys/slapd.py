@@ -277,6 +277,8 @@ async def _communicate(argv: list[str], data: bytes, seconds: float) -> tuple[in
             _, said = await process.communicate(data or None)
     except TimeoutError as error:
         raise TimedOut(f"{Path(argv[0]).name} did not end within {seconds:g} s", code="slapd_batch") from error
+    except RuntimeError as error:  # uvloop's word for a pipe whose reader has ended
+        raise Unavailable(f"{Path(argv[0]).name} ended before it had read its input", code="slapd_batch") from error
     finally:
         await _end(process)
     return process.returncode or 0, said[-_STDERR_BYTES:].decode("utf-8", "replace")

@@ -3,6 +3,9 @@
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 import uuid
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime, timedelta
@@ -15,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyfed.compute.contract import VmCounters
-from skyfed.compute.engines.libvirt import acceleration, console, observed, ports, processes
+from skyfed.compute.engines.libvirt import acceleration, adoption, console, observed, ports, processes
 from skyfed.compute.engines.libvirt.connection import forget_short_path, short_path, translate
 from skyfed.compute.engines.libvirt.domain import NAMESPACE, Domain, document, is_uuid
 from skyfed.compute.engines.libvirt.nocloud import context_disk, meta_data
@@ -342,3 +345,22 @@ def test_kvm_is_used_only_where_a_guest_has_said_its_first_word(
     assert (tmp_path / "runs").read_text() == "run\n"  # remembered
     asyncio.run(acceleration.judge("auto", image, emulator, "8.0", tmp_path / "verdict.json"))
     assert (tmp_path / "runs").read_text() == "run\nrun\n"  # another QEMU is tried anew
+
+
+def test_a_probe_that_a_killed_host_left_is_ended_before_libvirt_opens(tmp_path: Path) -> None:
+    folder = tmp_path / "lib" / "qemu" / "qmp-ABC123"
+    stale = tmp_path / "lib" / "qemu" / "qmp-OLD000"
+    for one in (folder, stale):
+        one.mkdir(parents=True)
+    sleeper = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen([*sleeper, str(folder)]) as probe, subprocess.Popen(sleeper) as other:
+        try:
+            (folder / "qmp.pid").write_text(f"{probe.pid}\n")
+            (stale / "qmp.pid").write_text(f"{other.pid}\n")  # a number that belongs to somebody else by now
+            adoption.clear_ended(tmp_path)
+            assert probe.wait(10) == -signal.SIGKILL
+            assert other.poll() is None
+            assert list((tmp_path / "lib" / "qemu").iterdir()) == []
+        finally:
+            probe.kill()
+            other.kill()

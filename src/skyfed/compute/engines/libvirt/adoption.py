@@ -38,6 +38,18 @@ def clear_ended(root: Path) -> None:
             log.info("machine %s has no process any more", id)
             note.unlink()
             note.with_suffix(".pid").unlink(missing_ok=True)
+    _clear_probes(root)
+
+
+def _clear_probes(root: Path) -> None:
+    """End the QEMUs (without a machine) that libvirt asked what they can do when it was killed, and remove their folders."""
+    for folder in (root / "lib" / "qemu").glob("qmp-*"):
+        pid_file = folder / "qmp.pid"
+        text = pid_file.read_text().strip() if pid_file.exists() else ""
+        if text.isdigit() and processes.names(int(text), folder.name):
+            log.info("process %s was left by a probe; ended", text)
+            processes.kill(int(text))
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def forget_traces(root: Path, id: str) -> None:

@@ -30,7 +30,7 @@ class Domains:
         self._raw = connection.raw
 
     async def version(self) -> str:
-        """`libvirt 9.0.0, QEMU 7.2.22`."""
+        """`9.0.0 with QEMU 7.2.22`."""
 
         def ask() -> str:
             return f"{_dotted(self._raw.getLibVersion())} with QEMU {_dotted(self._raw.getVersion())}"

@@ -56,6 +56,11 @@ def running(root: Path) -> Iterator[tuple[int, str]]:
             yield int(entry.name), id
 
 
+def names(pid: int, word: str) -> bool:
+    """Whether `word` stands in the command line of process `pid`."""
+    return any(word.encode() in argument for argument in _arguments(pid))
+
+
 def kill(pid: int) -> None:
     """Ends a process at once; one that is gone is fine."""
     try:
