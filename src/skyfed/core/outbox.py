@@ -27,6 +27,7 @@ from sqlalchemy import (
     select,
 )
 
+from skyfed.core.backoff import pause
 from skyfed.core.clock import Clock
 from skyfed.core.errors import Conflict, Forbidden, Invalid, NotFound, SkyfedError, TooLarge
 from skyfed.core.sql import Database
@@ -229,7 +230,7 @@ class Outbox:
 
 def backoff(attempts: int) -> float:
     """Seconds to wait after `attempts` earlier failures: 1, 2, 4 … up to five minutes."""
-    return min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(attempts, 20))
+    return pause(attempts, first=FIRST_RETRY_SECONDS, last=LAST_RETRY_SECONDS)
 
 
 def _message(row: Any) -> Message:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from skyfed.core.backoff import pause
 from skyfed.core.clock import Clock
 from skyfed.core.errors import NotFound, SkyfedError
 from skyfed.core.text import one_line
@@ -129,7 +130,7 @@ class Supervisor:
 
     def _pause(self, name: str) -> float:
         failures = self._status[name].failures
-        return min(LAST_RESTART_SECONDS, FIRST_RESTART_SECONDS * 2.0 ** min(failures, 10))
+        return pause(failures, first=FIRST_RESTART_SECONDS, last=LAST_RESTART_SECONDS)
 
     def _set(self, name: str, *, state: str, **changes: object) -> None:
         self._status[name] = replace(

@@ -17,13 +17,12 @@ from skyfed.core.text import one_line
 from skyfed.federation.places import HOST, NODES, PORTS, SITES, Places
 from skyfed.node.config import Node
 from skyfed.node.supervisor import read_states
-from skyfed.pki.files import parse_bundle, read_bounded
+from skyfed.pki.files import read_certificate
 from skyfed.pki.trust import TrustStore
 
 LEAST_FREE_BYTES = 2 << 30
 LEAST_MEMORY_BYTES = 2 << 30
 NEAR_EXPIRY = timedelta(days=14)
-MAX_CERTIFICATE_BYTES = 1 << 20
 # A certificate made "now" must not be in the future for anybody; five minutes is what grid software tolerates.
 LARGEST_CLOCK_STEP_SECONDS = 300.0
 SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
@@ -175,7 +174,7 @@ def _certificates(places: Places, clock: Clock) -> Iterator[Finding]:
     for path in files:
         check = f"certificate {path.relative_to(places.directory)}"
         try:
-            certificate = parse_bundle(read_bounded(path, MAX_CERTIFICATE_BYTES), source=str(path)).certificates[0]
+            certificate = read_certificate(path)
         except SkyfedError as error:
             yield Finding(
                 check=check, verdict="fault", found=error.message, remedy="./down, move the directory away, ./up"

@@ -14,12 +14,12 @@ from skyfed.federation.nodes import CA_DN, DEMO_VO, ENDORSER, OPS_VO, node_table
 from skyfed.federation.places import FILE_NAME, HOST, NAME, NODES, SITES, Places, choose_base_port
 from skyfed.node.config import FILE_NAME as NODE_FILE
 from skyfed.node.config import to_toml
-from skyfed.pki.files import Credential, parse_bundle, read_bounded, write_atomic
+from skyfed.pki.files import Credential, read_bounded, read_certificate, write_atomic
 from skyfed.pki.testca import ThrowawayCA, vomses_line, write_host, write_lsc, write_user
 
 # A demo federation that is started once a month never meets an expired credential.
 RENEW_BEFORE = timedelta(days=60)
-MAX_PEM_BYTES = 1 << 20
+MAX_VOMSES_BYTES = 1 << 20
 
 VOS = (DEMO_VO, OPS_VO)
 # Demo people: name → VO. `alice` does the tour, `oscar` is the stranger whom site alpha does not serve.
@@ -96,14 +96,12 @@ def _endorser(places: Places, ca: ThrowawayCA, clock: Clock) -> None:
 
 
 def _voms_files(places: Places) -> None:
-    certificate = parse_bundle(
-        read_bounded(places.node("federation") / "host" / "hostcert.pem", MAX_PEM_BYTES), source="hostcert.pem"
-    ).certificates[0]
+    certificate = read_certificate(places.node("federation") / "host" / "hostcert.pem")
     port = places.port("federation", "voms")
     lines = [vomses_line(vo, NAME, port, certificate, vo) for vo in VOS]
     if places.vomses.exists():  # lines of VOs that an operator has added stay
         ours = tuple(f'"{vo}"' for vo in VOS)
-        kept = read_bounded(places.vomses, MAX_PEM_BYTES).decode().splitlines(keepends=True)
+        kept = read_bounded(places.vomses, MAX_VOMSES_BYTES).decode().splitlines(keepends=True)
         lines += [line for line in kept if not line.startswith(ours)]
     write_atomic(places.vomses, "".join(lines).encode(), mode=0o644)
     for vo in VOS:
@@ -120,7 +118,7 @@ def _near_end(path: Path, clock: Clock) -> bool:
     """Whether the certificate in `path` is missing or ends soon."""
     if not path.exists():
         return True
-    certificate = parse_bundle(read_bounded(path, MAX_PEM_BYTES), source=str(path)).certificates[0]
+    certificate = read_certificate(path)
     return certificate.not_valid_after_utc - clock.now() < RENEW_BEFORE
 
 

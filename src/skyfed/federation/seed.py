@@ -13,11 +13,10 @@ from skyfed.federation.layout import MEMBERS, VOS
 from skyfed.federation.nodes import CA_DN, DEMO_VO, LIST_TITLES, OPS_VO, REGISTRY_SITE
 from skyfed.federation.places import SITES, Places
 from skyfed.pki import names
-from skyfed.pki.files import parse_bundle, read_bounded
+from skyfed.pki.files import read_certificate
 
 GUEST_TITLE = "Skyfed demo guest"
 DESCRIPTIONS = {DEMO_VO: "Everybody who tries Skyfed", OPS_VO: "Monitoring robots, as every provider must serve them"}
-MAX_PEM_BYTES = 1 << 20
 PUBLISH_SECONDS = 120.0
 
 
@@ -45,10 +44,8 @@ def _organisations(places: Places) -> None:
 
 
 def _member(places: Places, name: str, vo: str) -> dict[str, object]:
-    pem = read_bounded(places.user(name) / "usercert.pem", MAX_PEM_BYTES)
-    subject = names.oneline(parse_bundle(pem, source="usercert.pem").certificates[0].subject)
     return {
-        "subject": subject,
+        "subject": names.oneline(read_certificate(places.user(name) / "usercert.pem").subject),
         "issuer": CA_DN,
         "name": name.capitalize(),
         "email": f"{name}@users.localhost",

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import msgspec
 
-from skyfed.core.errors import Invalid
 from skyfed.core.http import Client
-from skyfed.core.text import shown
 from skyfed.images.formats import MAX_LIST_BYTES
 from skyfed.images.model import Description, PublishedImage, PublishedList
 
@@ -51,14 +49,6 @@ def fetch(http: Client, url: str) -> bytes:
     """The signed message at `url`, not yet verified."""
     answer = http.request("GET", url, deadline=DEADLINE_SECONDS, max_bytes=2 * MAX_LIST_BYTES)
     return answer.raise_for_status().body
-
-
-def base_of(list_url: str) -> str:
-    """The service that serves `…/lists/NAME`. Raises Invalid for an address of another shape."""
-    base, found, _name = list_url.rpartition("/lists/")
-    if not found or urlsplit(base).scheme not in ("http", "https"):
-        raise Invalid(f"{shown(list_url)} is not the address of a list (https://HOST/lists/NAME)", code="bad_url")
-    return base
 
 
 def _chunks(file: Path, progress: Callable[[int], None]) -> Iterator[bytes]:

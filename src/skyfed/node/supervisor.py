@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from skyfed.core import backoff
 from skyfed.core.clock import iso
 from skyfed.core.errors import Unavailable
 from skyfed.core.text import one_line
@@ -98,7 +99,7 @@ class Supervised:
             if self._stopping.is_set():
                 return
             failures = 0 if time.monotonic() - began > WELL_SECONDS else failures + 1
-            pause = min(LAST_RESTART_SECONDS, FIRST_RESTART_SECONDS * 2.0 ** min(failures, 10))
+            pause = backoff.pause(failures, first=FIRST_RESTART_SECONDS, last=LAST_RESTART_SECONDS)
             log.warning("%s/%s ended (%s); again in %.1f s", self.node.name, self.process, exit_text, pause)
             if failures >= START_ATTEMPTS:
                 self._hopeless.set()

@@ -107,6 +107,14 @@ def parse_bundle(data: bytes, *, password: bytes | None = None, source: str = "c
     return Bundle(tuple(certificates), keys[0] if keys else None)
 
 
+def read_certificate(path: Path) -> x509.Certificate:
+    """The first certificate in the PEM file at `path`. Raises Invalid (`unreadable`, `file_size`, `no_certificate`, …)."""
+    certificates = parse_bundle(read_bounded(path, MAX_BUNDLE_BYTES), source=str(path)).certificates
+    if not certificates:
+        raise Invalid(f"{path} holds no certificate", code="no_certificate")
+    return certificates[0]
+
+
 def read_credential(cert: Path, key: Path | None = None, *, password: bytes | None = None) -> Credential:
     """The credential in `cert` (and `key`, where the key is in a file of its own).
 

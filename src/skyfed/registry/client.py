@@ -1,7 +1,5 @@
 """Asking a registry: ours or any that speaks the same read interface (registry digest 4, 10)."""
 
-from typing import Protocol
-
 from skyfed.core.http import Client
 from skyfed.registry import formats
 from skyfed.registry.formats import query_link
@@ -19,13 +17,6 @@ from skyfed.registry.model import (
 DEADLINE_SECONDS = 30.0
 ACCOUNTING_TYPES = (CLOUD_ACCOUNTING, "gLite-APEL", "APEL")
 """Kinds of service whose HOSTDN names who may send a site's usage records (digest 1)."""
-
-
-class SiteBinding(Protocol):
-    """What needs to know which site a host certificate belongs to."""
-
-    def site_of_accounting_dn(self, dn: str) -> str | None:
-        """The site's name; None for a DN that no site has."""
 
 
 class RegistryClient:
